@@ -1,0 +1,175 @@
+"""The one interface every backend has, and the registry that makes a backend out of its YAML table.
+
+Adding a backend is one file: a spec (the keys of its YAML table) and a class with `generate`, `count`, `health` and `aclose`, registered with
+`@register(kind, SpecClass)`. `docs/backends.md` shows one of 25 lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Literal, Protocol, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from adapters.types import AttemptRecord, BackendHealth, Capabilities, Event, GenerateRequest, ImagePart, ProviderPart, TextPart, TokenCount, ToolCallPart
+from config.prices import Price
+
+DataClass: TypeAlias = Literal["public", "internal", "confidential", "restricted"]
+DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "confidential", "restricted")
+"""From the least to the most sensitive."""
+
+
+class Backend(Protocol):
+    """A configured, callable instance of a model.
+
+    `generate` yields `ResponseStarted`, then deltas; `UsageReported` is cumulative and the last one wins. It ends in one of three ways: a
+    `Finished` for every choice, a raised `BackendError`, or the consumer closing it; in all three the usage so far stands in the
+    `AttemptRecord`. Closing or cancelling it stops the provider's stream or the local model's work within one step: consume it inside
+    `contextlib.aclosing`. `count` is local and quick: it makes no call. `aclose` releases connections.
+    """
+
+    name: str
+    provider: str
+    model: str
+    capabilities: Capabilities
+
+    def generate(self, request: GenerateRequest, attempt: AttemptRecord, /) -> AsyncGenerator[Event, None]: ...
+
+    def count(self, request: GenerateRequest, /) -> TokenCount: ...
+
+    async def health(self) -> BackendHealth: ...
+
+    async def aclose(self) -> None: ...
+
+
+class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The keys every backend's YAML table may have. A kind adds its own by subclassing. Times are in seconds.
+
+    `timeout_s` is the longest wait for the first event and between two events; it never cuts a stream that flows. `total_s` bounds a whole
+    attempt. `max_output_tokens` is what a request without a limit of its own asks for at most: it makes the reservation an upper bound.
+    """
+
+    kind: str
+    model: str | None = None
+    tier: Literal["small", "large"] | None = None
+    clearance: DataClass | None = None
+    price: Price | None = None
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    timeout_s: float = 60.0
+    total_s: float | None = None
+
+
+class RemoteSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A backend reached over HTTP. `base_url` is the `/v1` root for `openai` and the host root for `anthropic` and `gemini`.
+
+    `api_key_env` names the environment variable that holds the key; it must end in `_API_KEY`.
+    """
+
+    base_url: str | None = None
+    api_key_env: str | None = None
+    connect_s: float = 5.0
+
+
+class LocalCompute(Protocol):
+    """The compute process as a backend sees it: the same event grammar, across a socket (or in this process, in tests)."""
+
+    def generate(self, spec: BackendSpec, request: GenerateRequest, attempt: AttemptRecord, /) -> AsyncGenerator[Event, None]: ...
+
+    async def health(self, spec: BackendSpec, /) -> BackendHealth: ...
+
+
+class BackendContext(Struct, frozen=True):
+    """What a factory may use: the environment (for keys) and the compute process, or None where it is not installed."""
+
+    environ: Mapping[str, str]
+    compute: LocalCompute | None = None
+
+
+SpecT = TypeVar("SpecT", bound=BackendSpec)
+Factory: TypeAlias = Callable[[str, SpecT, BackendContext], Backend]
+
+
+class Kind(Struct, frozen=True):
+    """A registered kind. `remote`: prompts leave this machine, so its clearance defaults to internal and its price must be known."""
+
+    name: str
+    spec: type[BackendSpec]
+    factory: Factory[BackendSpec]
+    remote: bool
+    provider: str
+
+
+_KINDS: dict[str, Kind] = {}
+
+
+def register(kind: str, spec: type[SpecT], *, remote: bool = False, provider: str | None = None) -> Callable[[Factory[SpecT]], Factory[SpecT]]:
+    """Register a factory `(name, spec, context) -> Backend` (a class with that constructor will do) under `kind`."""
+
+    def add(factory: Factory[SpecT]) -> Factory[SpecT]:
+        _KINDS[kind] = Kind(name=kind, spec=spec, factory=factory, remote=remote, provider=provider or kind)  # type: ignore[arg-type]
+        return factory
+
+    return add
+
+
+class UnknownKind(ValueError):
+    """No backend of this kind is registered."""
+
+
+def kind_named(kind: str) -> Kind:
+    """The registered kind. Raises `UnknownKind` with the nearest name."""
+    try:
+        return _KINDS[kind]
+    except KeyError:
+        near = difflib.get_close_matches(kind, _KINDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UnknownKind(f"unknown backend kind {kind!r}{hint} Known kinds: {', '.join(sorted(_KINDS))}.") from None
+
+
+def kinds() -> tuple[str, ...]:
+    return tuple(sorted(_KINDS))
+
+
+def clearance_of(spec: BackendSpec) -> DataClass:
+    """The most sensitive data class this backend may see: as configured, else restricted in-process and internal elsewhere."""
+    return spec.clearance or ("internal" if kind_named(spec.kind).remote else "restricted")
+
+
+def may_see(clearance: DataClass, data_class: DataClass) -> bool:
+    return DATA_CLASSES.index(data_class) <= DATA_CLASSES.index(clearance)
+
+
+def create_backend(name: str, spec: BackendSpec, context: BackendContext) -> Backend:
+    """Make the backend that a YAML table describes. Makes no call; a missing key shows in `health`, not here."""
+    return kind_named(spec.kind).factory(name, spec, context)
+
+
+def estimate_tokens(request: GenerateRequest) -> TokenCount:
+    """Count without a vocabulary.
+
+    `n` is characters / 4 plus a few tokens a message. `upper` holds for every byte-level tokenizer: a token is at least one byte, and chat
+    templates add at most 16 tokens a message and 64 a request.
+    """
+    characters = size = 0
+    texts: list[str] = []
+    for message in request.messages:
+        for part in message.parts:
+            match part:
+                case TextPart():
+                    texts.append(part.text)
+                case ToolCallPart():
+                    texts.append(part.name + part.arguments)
+                case ImagePart() | ProviderPart():
+                    pass
+    texts += [passage.text for passage in request.context]
+    texts += [msgspec.json.encode(tool).decode() for tool in request.tools]
+    if request.response_format.schema is not None:
+        texts.append(msgspec.json.encode(request.response_format.schema).decode())
+    for text in texts:
+        characters += len(text)
+        size += len(text) if text.isascii() else len(text.encode())
+    pieces = len(request.messages) + len(request.context) + len(request.tools)
+    return TokenCount(n=characters // 4 + 4 * pieces + 3, upper=size + 16 * pieces + 64)

@@ -1,0 +1,1 @@
+"""Settings, prices, the strict YAML reader and the database: what every other package stands on."""

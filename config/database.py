@@ -1,0 +1,309 @@
+"""The database: one set of SQLAlchemy Core tables on SQLite (the embedded default) or PostgreSQL (`DATABASE_URL`).
+
+A unit of work is a plain function `(Connection) -> T`. It runs in one transaction: what it wrote is committed when the awaited call
+returns, and nothing of it is when it raises. It must not block on anything but the database, and it must not keep the connection.
+
+SQLite runs in WAL mode with one writer thread per process. Works that wait together share a commit (each in a savepoint of its own, so one
+that raises takes no other with it). A commit survives the death of the process; `durability="full"` also survives the loss of power.
+PostgreSQL runs over asyncpg; the same functions run in SQLAlchemy's greenlet bridge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, InvalidStateError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.pool import NullPool
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+Durability = Literal["normal", "full"]
+
+MAX_GROUP = 256
+READERS = 4
+MIGRATION_LOCK = 0x4845414447  # "HEADG": every replica that starts waits for the one that migrates
+
+
+def new_metadata() -> MetaData:
+    """Metadata for one package's tables; constraint names are fixed, so that migrations can name them."""
+    return MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Database(Protocol):
+    """Either database. The `_blocking` forms are for threads and for the command line; never call them on an event loop."""
+
+    dialect: Literal["sqlite", "postgresql"]
+
+    async def write(self, work: Work[T]) -> T: ...
+
+    async def read(self, work: Work[T]) -> T: ...
+
+    def write_blocking(self, work: Work[T]) -> T: ...
+
+    def read_blocking(self, work: Work[T]) -> T: ...
+
+    async def aclose(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_database(url: str, *, durability: Durability = "normal") -> Database:
+    """Open `sqlite:///PATH` or `postgresql://…`. Raises `ValueError` for any other URL. Connects at first use."""
+    parsed = make_url(url)
+    match parsed.get_backend_name():
+        case "sqlite":
+            if not parsed.database:
+                raise ValueError("DATABASE_URL: SQLite needs a file, as in sqlite:///var/headgate.db")
+            return SqliteDatabase(Path(parsed.database), durability)
+        case "postgresql":
+            return PostgresDatabase(parsed.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False))
+        case other:
+            raise ValueError(f"DATABASE_URL: {other!r} is not supported; use sqlite:///PATH or postgresql://USER@HOST/NAME")
+
+
+class SqliteDatabase:
+    """SQLite in one file: a writer thread with group commit, and a few reader threads."""
+
+    dialect: Literal["sqlite", "postgresql"] = "sqlite"
+
+    def __init__(self, path: Path, durability: Durability = "normal") -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._engine = self._make_engine(path, durability)
+        self._writes: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._start_lock = threading.Lock()
+        self._closed = False
+
+    @staticmethod
+    def _make_engine(path: Path, durability: Durability) -> Engine:
+        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"timeout": 30.0, "check_same_thread": False})
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: Any, _record: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+            cursor.execute("PRAGMA foreign_keys = ON")
+            cursor.execute("PRAGMA temp_store = MEMORY")
+            cursor.close()
+
+        return engine
+
+    def _submit(self, jobs: queue.SimpleQueue[_Job[Any] | None], work: Work[T]) -> Future[T]:
+        if self._closed:
+            raise RuntimeError("the database is closed")
+        with self._start_lock:
+            if not self._threads:
+                self._threads = [threading.Thread(target=self._write_loop, name="headgate-db-writer", daemon=True)]
+                self._threads += [threading.Thread(target=self._read_loop, name=f"headgate-db-reader-{n}", daemon=True) for n in range(READERS)]
+                for thread in self._threads:
+                    thread.start()
+        job = _Job(work)
+        jobs.put(job)
+        return job.future
+
+    async def write(self, work: Work[T]) -> T:
+        return await asyncio.wrap_future(self._submit(self._writes, work))
+
+    async def read(self, work: Work[T]) -> T:
+        return await asyncio.wrap_future(self._submit(self._reads, work))
+
+    def write_blocking(self, work: Work[T]) -> T:
+        return self._submit(self._writes, work).result()
+
+    def read_blocking(self, work: Work[T]) -> T:
+        return self._submit(self._reads, work).result()
+
+    def _write_loop(self) -> None:
+        with self._engine.connect() as connection:
+            while (group := self._next_group()) is not None:
+                _run_group(connection, group)
+
+    def _next_group(self) -> list[_Job[Any]] | None:
+        job = self._writes.get()
+        group: list[_Job[Any]] = []
+        while job is not None:
+            group.append(job)
+            if len(group) == MAX_GROUP:
+                return group
+            try:
+                job = self._writes.get_nowait()
+            except queue.Empty:
+                return group
+        if group:
+            self._writes.put(None)
+            return group
+        return None
+
+    def _read_loop(self) -> None:
+        with self._engine.connect() as connection:
+            while (job := self._reads.get()) is not None:
+                if not job.future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    connection.exec_driver_sql("BEGIN")
+                    result = job.work(connection)
+                except BaseException as error:
+                    connection.exec_driver_sql("ROLLBACK")
+                    job.future.set_exception(error)
+                else:
+                    connection.exec_driver_sql("ROLLBACK")
+                    job.future.set_result(result)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Finish what is queued, then stop the threads."""
+        if self._closed:
+            return
+        self._closed = True
+        self._writes.put(None)
+        for _ in range(READERS):
+            self._reads.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._engine.dispose()
+
+
+class _Job(Generic[T]):
+    """A unit of work and where its result goes."""
+
+    __slots__ = ("future", "work")
+
+    def __init__(self, work: Work[T]) -> None:
+        self.work = work
+        self.future: Future[T] = Future()
+
+
+def _run_group(connection: Connection, group: Sequence[_Job[Any]]) -> None:
+    """Run the works in one transaction, each in its own savepoint; answer them only once the commit is done.
+
+    A waiter that gave up (a cancelled task) does not undo its work: money is settled even when nobody waits for it.
+    """
+    done: list[tuple[_Job[Any], Any]] = []
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        for job in group:
+            connection.exec_driver_sql("SAVEPOINT work")
+            try:
+                done.append((job, job.work(connection)))
+            except Exception as error:
+                connection.exec_driver_sql("ROLLBACK TO work")
+                _answer(job, error=error)
+            connection.exec_driver_sql("RELEASE work")
+        connection.exec_driver_sql("COMMIT")
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            connection.exec_driver_sql("ROLLBACK")
+        for job in group:
+            _answer(job, error=error)
+        return
+    for job, result in done:
+        _answer(job, result)
+
+
+def _answer(job: _Job[Any], result: Any = None, error: Exception | None = None) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled by its waiter, or answered already
+        if error is not None:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(result)
+
+
+class PostgresDatabase:
+    """PostgreSQL over asyncpg. One pool per event loop: the caller's, and a private one behind the `_blocking` forms."""
+
+    dialect: Literal["sqlite", "postgresql"] = "postgresql"
+
+    def __init__(self, url: str, pool_size: int = 10) -> None:
+        self._url = url
+        self._pool_size = pool_size
+        self._engines: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
+        self._private: asyncio.AbstractEventLoop | None = None
+        self._private_lock = threading.Lock()
+
+    def _engine(self) -> AsyncEngine:
+        loop = asyncio.get_running_loop()
+        engine = self._engines.get(loop)
+        if engine is None:
+            from sqlalchemy.ext.asyncio import create_async_engine
+
+            engine = self._engines[loop] = create_async_engine(self._url, pool_size=self._pool_size, max_overflow=self._pool_size, pool_pre_ping=False, pool_recycle=300)
+        return engine
+
+    async def write(self, work: Work[T]) -> T:
+        # A transaction half way through a cancelled task would leave the money undecided: it runs to its end.
+        return await asyncio.shield(asyncio.ensure_future(self._transaction(work)))
+
+    async def read(self, work: Work[T]) -> T:
+        return await self._transaction(work)
+
+    async def _transaction(self, work: Work[T]) -> T:
+        async with self._engine().begin() as connection:
+            return await connection.run_sync(work)
+
+    def write_blocking(self, work: Work[T]) -> T:
+        return self._run_private(self._transaction(work))
+
+    def read_blocking(self, work: Work[T]) -> T:
+        return self._run_private(self._transaction(work))
+
+    def _run_private(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        with self._private_lock:
+            if self._private is None:
+                self._private = asyncio.new_event_loop()
+                threading.Thread(target=self._private.run_forever, name="headgate-db", daemon=True).start()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._private).result()
+
+    async def aclose(self) -> None:
+        engine = self._engines.pop(asyncio.get_running_loop(), None)
+        if engine is not None:
+            await engine.dispose()
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        loop, self._private = self._private, None
+        if loop is not None:
+            engine = self._engines.pop(loop, None)
+            if engine is not None:
+                asyncio.run_coroutine_threadsafe(engine.dispose(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+
+
+def migrate(database: Database, locations: Sequence[Path]) -> None:
+    """Bring the tables to the newest revision found in the packages' `migrations` folders, under a lock. Blocking; safe to call again."""
+    import_path = Path(__file__).parent / "migrations"
+
+    def upgrade(connection: Connection) -> None:
+        from alembic import command
+        from alembic.config import Config
+
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        settings = Config()
+        settings.set_main_option("script_location", str(import_path))
+        settings.set_main_option("path_separator", "newline")
+        settings.set_main_option("version_locations", "\n".join(str(location) for location in locations))
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "head")
+
+    database.write_blocking(upgrade)

@@ -1,0 +1,30 @@
+"""The rates of the price book: what a million tokens of a model cost, in US dollars."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class PriceTier(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Rates that replace the base rates once the input is longer than `above` tokens (the whole request is billed at them)."""
+
+    above: int
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
+class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """USD per million tokens. `cache_read` and `cache_write` default to the `input` rate; `request` is USD per call."""
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+    request: float = 0.0
+    tiers: tuple[PriceTier, ...] = ()
+
+
+FREE = Price(input=0.0, output=0.0)
+"""The known price of what costs nothing by the token: work done on the service's own machine."""

@@ -1,0 +1,1 @@
+"""Decisions as data: routing, complexity, moderation, limits and access, all pure."""

@@ -1,0 +1,1 @@
+"""Documents: parsing, chunks, indexes, hits and citations that can be checked."""

@@ -1,0 +1,1 @@
+"""The service: HTTP, the one request flow, accounting, the processes and the command line."""
