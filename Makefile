@@ -1,1 +1,42 @@
-all:
+# Everything is done by `make run` and `make test`; both install what they need into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-long check format bench install
+
+help:  ## Show what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(INSTALLED)  ## Install, then serve on the embedded defaults
+	$(BIN)/headgate serve
+
+test: $(INSTALLED)  ## Install, then run the tests, offline
+	$(BIN)/python -m pytest
+
+test-long: $(INSTALLED)  ## The slow suites in their full form
+	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long
+
+check: $(INSTALLED)  ## Formatting, lints, types, the order of the layers, licences
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pip check
+
+format: $(INSTALLED)  ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)  ## Measure CPU per request and event, latency, memory and cold start
+	$(BIN)/python tests/bench/gateway.py
+
+install: $(INSTALLED)  ## Only install
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $(INSTALLED)

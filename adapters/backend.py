@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
+from adapters.errors import UnsupportedFeature
 from adapters.types import AttemptRecord, BackendHealth, Capabilities, Event, GenerateRequest, ImagePart, ProviderPart, TextPart, TokenCount, ToolCallPart
 from config.prices import Price
 
@@ -173,3 +174,26 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
         size += len(text) if text.isascii() else len(text.encode())
     pieces = len(request.messages) + len(request.context) + len(request.tools)
     return TokenCount(n=characters // 4 + 4 * pieces + 3, upper=size + 16 * pieces + 64)
+
+
+def estimate_output_tokens(characters: int) -> int:
+    """Tokens of a generated text of that many characters, counted without a vocabulary: four characters a token, rounded up."""
+    return -(-characters // 4)
+
+
+def missing_features(request: GenerateRequest, capabilities: Capabilities) -> tuple[tuple[str, str], ...]:
+    """The features the request needs and the backend lacks, each as `(capability, the request's parameter)`."""
+    needed = (
+        ("tools", "tools", bool(request.tools) and request.tool_choice.mode != "none"),
+        ("vision", "messages", any(isinstance(part, ImagePart) for message in request.messages for part in message.parts)),
+        ("json_schema", "response_format", request.response_format.kind != "text"),
+        ("logprobs", "logprobs", request.logprobs is not None),
+        ("multiple_choices", "n", request.n > 1),
+    )
+    return tuple((capability, param) for capability, param, needs in needed if needs and not getattr(capabilities, capability))
+
+
+def require_features(request: GenerateRequest, capabilities: Capabilities, backend: str) -> None:
+    """Raises `UnsupportedFeature`, naming the request's parameter, where the request needs what the backend lacks."""
+    for capability, param in missing_features(request, capabilities):
+        raise UnsupportedFeature(f"backend {backend!r} does not support {capability}", backend=backend, param=param)

@@ -135,10 +135,14 @@ class Citation(Struct, frozen=True):
 
 
 class GenerateRequest(Struct, frozen=True, kw_only=True):
-    """One request for an answer, in no provider's dialect. `deadline` is in seconds of `time.time()`; `partition` is an opaque tenant salt."""
+    """One request for an answer, in no provider's dialect. `deadline` is in seconds of `time.time()`; `partition` is an opaque tenant salt.
+
+    `grounded` says that documents were searched for this request; `context` holds what was found, which may be nothing.
+    """
 
     messages: tuple[Message, ...]
     context: tuple[Passage, ...] = ()
+    grounded: bool = False
     model: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None

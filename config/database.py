@@ -94,7 +94,8 @@ class SqliteDatabase:
 
     @staticmethod
     def _make_engine(path: Path, durability: Durability) -> Engine:
-        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"timeout": 30.0, "check_same_thread": False})
+        connect_args = {"timeout": 30.0, "check_same_thread": False}
+        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_args)
 
         @event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
@@ -247,7 +248,7 @@ class PostgresDatabase:
         if engine is None:
             from sqlalchemy.ext.asyncio import create_async_engine
 
-            engine = self._engines[loop] = create_async_engine(self._url, pool_size=self._pool_size, max_overflow=self._pool_size, pool_pre_ping=False, pool_recycle=300)
+            engine = self._engines[loop] = create_async_engine(self._url, pool_size=self._pool_size, max_overflow=self._pool_size, pool_recycle=300)
         return engine
 
     async def write(self, work: Work[T]) -> T:
@@ -271,7 +272,8 @@ class PostgresDatabase:
         with self._private_lock:
             if self._private is None:
                 self._private = asyncio.new_event_loop()
-                threading.Thread(target=self._private.run_forever, name="headgate-db", daemon=True).start()
+                self._thread = threading.Thread(target=self._private.run_forever, name="headgate-db", daemon=True)
+                self._thread.start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._private).result()
 
     async def aclose(self) -> None:
@@ -287,6 +289,8 @@ class PostgresDatabase:
             if engine is not None:
                 asyncio.run_coroutine_threadsafe(engine.dispose(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
 
 
 def migrate(database: Database, locations: Sequence[Path]) -> None:

@@ -1,6 +1,8 @@
-"""What a search asks and answers; these values also cross the compute socket."""
+"""What a search asks and answers (these values also cross the compute socket), and the objects of the document store."""
 
 from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -28,3 +30,105 @@ class SearchResult(Struct, frozen=True, kw_only=True):
     data_class: DataClass = "public"
     embedding: bytes = b""
     space: str = ""
+
+
+T = TypeVar("T")
+FileStatus: TypeAlias = Literal["in_progress", "completed", "failed", "cancelled"]
+ErrorCode: TypeAlias = Literal["server_error", "unsupported_file", "invalid_file"]
+Attributes: TypeAlias = dict[str, str | float | bool]
+
+
+class File(Struct, frozen=True, kw_only=True):
+    """An uploaded original. `sha256` is of its bytes, `blob` the name under which the blob store keeps them."""
+
+    id: str
+    filename: str
+    bytes: int
+    purpose: str
+    sha256: str
+    created_at: float
+    blob: str
+
+
+class DocumentText(Struct, frozen=True, kw_only=True):
+    """A file's canonical text: NFC, `\\n` line ends. `pages` holds the offset at which each page starts, none where there are no pages."""
+
+    file_id: str
+    media_type: str
+    text: str
+    sha256: str
+    pages: tuple[int, ...]
+
+
+class FileCounts(Struct, frozen=True, kw_only=True):
+    in_progress: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    total: int = 0
+
+
+class Store(Struct, frozen=True, kw_only=True):
+    """A vector store. `version` changes with every change of what a search in it can find."""
+
+    id: str
+    name: str
+    metadata: dict[str, str]
+    data_class: DataClass
+    version: int
+    expires_after_days: int | None
+    last_active_at: float
+    expires_at: float | None
+    expired: bool
+    created_at: float
+    usage_bytes: int
+    counts: FileCounts
+
+
+class StoreFile(Struct, frozen=True, kw_only=True):
+    """A file in a vector store; it can be found once it is `completed`. The error says why it is `failed`."""
+
+    store_id: str
+    file_id: str
+    status: FileStatus
+    error_code: ErrorCode | None
+    error_message: str | None
+    attributes: Attributes
+    data_class: DataClass
+    usage_bytes: int
+    chunks: int
+    created_at: float
+
+
+class PageRequest(Struct, frozen=True, kw_only=True):
+    """Which part of a list: `limit` from 1 to 10,000 rows after (or before) the object with that id, newest first unless `ascending`."""
+
+    limit: int = 20
+    after: str | None = None
+    before: str | None = None
+    ascending: bool = False
+
+
+class Page(Struct, Generic[T], frozen=True, kw_only=True):
+    data: tuple[T, ...]
+    has_more: bool
+
+
+class NotFound(LookupError):
+    """The tenant has no such object; whether another tenant has one is not said."""
+
+    def __init__(self, kind: str, id: str) -> None:
+        super().__init__(f"No {kind} with id {id!r}.")
+        self.kind = kind
+        self.id = id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.kind, self.id))
+
+
+class TooLarge(ValueError):
+    """An upload is larger than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The file is larger than the limit of {limit} bytes.")
+        self.limit = limit

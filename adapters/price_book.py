@@ -1,0 +1,92 @@
+"""The price book: what providers charge, from genai-prices' data (shipped with it; no network)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from adapters.backend import BackendSpec, RemoteSpec, kind_named
+from config.prices import FREE, Price, PriceTier
+
+_PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gcp.gemini": "google", "gemini": "google"}
+"""Our word for a provider, and genai-prices'."""
+
+
+def price_of(provider: str, model: str, base_url: str | None = None, at: datetime | None = None) -> Price | None:
+    """The price of a provider's model at that time (default: now), or None where it is not known.
+
+    A server at a `base_url` of its own is priced only if the book knows that host: a model's name says nothing about what a stranger charges
+    for it. Provider `local` is free. Some models are cheaper at certain hours, so ask again rather than keep an answer for a day.
+    """
+    if provider == "local":
+        return FREE
+    from genai_prices.data_snapshot import get_snapshot
+
+    snapshot = get_snapshot()
+    if base_url is not None:
+        seller = next((known for known in snapshot.providers if _is_host_of(known.api_pattern, base_url)), None)
+    else:
+        seller = next((known for known in snapshot.providers if known.id == _PROVIDERS.get(provider)), None)
+    if seller is None:
+        return None
+    try:
+        _, found = snapshot.find_provider_model(model, seller, None, None)
+    except LookupError:
+        return None
+    return _as_price(found.get_prices(at or datetime.now(tz=UTC)))
+
+
+def price_for(spec: BackendSpec) -> Price | None:
+    """The price of a configured backend: its own `price`, else the book's. None is a configuration error for a backend that is used."""
+    if spec.price is not None:
+        return spec.price
+    base_url = spec.base_url if isinstance(spec, RemoteSpec) else None
+    return price_of(kind_named(spec.kind).provider, spec.model or "", base_url)
+
+
+@lru_cache(maxsize=4096)
+def _is_host_of(pattern: str, base_url: str) -> bool:
+    """Whether the URL lies at the provider's host: the pattern must cover the whole host, and a path cannot stand in for one."""
+    parts = urlsplit(base_url)
+    if parts.scheme != "https" or parts.netloc.lower() not in (parts.hostname, f"{parts.hostname}:443"):
+        return False
+    origin = f"https://{parts.hostname}"
+    tried = [origin] if ".*" in pattern else [origin, origin + parts.path]
+    return any((match := re.match(pattern, url)) is not None and match.end() >= len(origin) for url in tried)
+
+
+def _as_price(rates: Any) -> Price | None:
+    """One `ModelPrice` of genai-prices as ours: its tiers stand with each rate, ours with each threshold."""
+    names = {"input": rates.input_mtok, "output": rates.output_mtok, "cache_read": rates.cache_read_mtok, "cache_write": rates.cache_write_mtok}
+    if names["input"] is None:
+        return None
+    starts = sorted({tier.start for rate in names.values() for tier in getattr(rate, "tiers", ())})
+    per_thousand_calls = rates.requests_kcount
+    return Price(
+        input=_rate(names["input"], 0),
+        output=_rate(names["output"] or Decimal(0), 0),
+        cache_read=None if names["cache_read"] is None else _rate(names["cache_read"], 0),
+        cache_write=None if names["cache_write"] is None else _rate(names["cache_write"], 0),
+        request=0.0 if per_thousand_calls is None else float(per_thousand_calls / 1000),
+        tiers=tuple(
+            PriceTier(
+                above=start,
+                input=_rate(names["input"], start + 1),
+                output=_rate(names["output"] or Decimal(0), start + 1),
+                cache_read=None if names["cache_read"] is None else _rate(names["cache_read"], start + 1),
+                cache_write=None if names["cache_write"] is None else _rate(names["cache_write"], start + 1),
+            )
+            for start in starts
+        ),
+    )
+
+
+def _rate(rate: Any, input_tokens: int) -> float:
+    """A rate, plain or tiered, for an input of that many tokens."""
+    if isinstance(rate, Decimal):
+        return float(rate)
+    return float(next((tier.price for tier in reversed(rate.tiers) if input_tokens > tier.start), rate.base))

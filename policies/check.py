@@ -1,0 +1,226 @@
+"""The checks of a policy that its types cannot express: names that must exist, rules that could never work, prices that must be known."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlsplit
+
+from adapters.backend import BackendSpec, DataClass, RemoteSpec, clearance_of, kind_named, may_see
+from config.prices import Price
+from config.yamlfile import Path, Places, Problem, nearest
+from policies.moderation import RuleError
+from policies.schema import Case, Moderation, PolicyFile, Rule, Weighted, When
+
+
+class Checker:
+    """One pass of checks over one file. A backend counts as known when it is written down, even if its table has a problem of its own."""
+
+    def __init__(
+        self,
+        file: PolicyFile,
+        places: Places,
+        builtin: Mapping[str, BackendSpec],
+        price_of: Callable[[str, BackendSpec], Price | None],
+        private_addresses: bool,
+    ) -> None:
+        self.file = file
+        self.places = places
+        self.builtin = builtin
+        self.price_of = price_of
+        self.private_addresses = private_addresses
+        self.specs = {**builtin, **file.backends}
+        self.known = sorted({*builtin, *file.backends, *places.keys(("backends",))})
+        self.problems: list[Problem] = []
+
+    def run(self) -> list[Problem]:
+        for name, spec in self.file.backends.items():
+            self._backend(name, spec)
+        self._rules()
+        self._ladder()
+        self._moderation()
+        for name, tenant in self.file.tenants.items():
+            if tenant.on_budget_end is not None:
+                self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
+        for index, case in enumerate(self.file.cases):
+            self._case(case, ("cases", index))
+        return self.problems
+
+    def _add(self, path: Path, message: str, suggestion: str | None = None, *, key: bool = False) -> None:
+        self.problems.append(self.places.problem(path, message, suggestion, key=key))
+
+    def _exists(self, name: str, path: Path) -> None:
+        if name not in self.known:
+            near = nearest(name, self.known)
+            self._add(path, f"there is no backend {name!r}" + ("" if near else f"; there are {', '.join(self.known)}"), near)
+
+    def _list(self, names: Iterable[str], path: Path) -> None:
+        seen: set[str] = set()
+        for index, name in enumerate(names):
+            self._exists(name, (*path, index))
+            if name in seen:
+                self._add((*path, index), f"{name!r} stands in this list twice")
+            seen.add(name)
+
+    def _backend(self, name: str, spec: BackendSpec) -> None:
+        path = ("backends", name)
+        if name in ("auto", ""):
+            self._add(path, f"a backend cannot be called {name!r}: that model name lets the policy choose", key=True)
+        if name in self.builtin and spec.kind != self.builtin[name].kind:
+            self._add((*path, "kind"), f"{name!r} is built in and is of kind {self.builtin[name].kind!r}; choose another name")
+        if isinstance(spec, RemoteSpec):
+            if spec.api_key_env is not None and not spec.api_key_env.endswith("_API_KEY"):
+                self._add((*path, "api_key_env"), f"must end in _API_KEY, found {spec.api_key_env!r}")
+            if spec.base_url is not None:
+                self._base_url(spec.base_url, (*path, "base_url"))
+        if not kind_named(spec.kind).remote:
+            return
+        if spec.model is None:
+            self._add(path, "the key 'model' is missing")
+        elif spec.price is None and self.price_of(name, spec) is None:
+            self._add(
+                (*path, "model"), f"the price of {spec.model!r} is not known; add price: {{input: …, output: …}} to this backend, in USD per million tokens"
+            )
+
+    def _base_url(self, url: str, path: Path) -> None:
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+        except ValueError:
+            host = ""
+        if not host or parts.scheme not in ("http", "https"):
+            self._add(path, f"expected an http or https URL, found {url!r}")
+        elif parts.username is not None or parts.password is not None:
+            self._add(path, "a URL must not hold a name or a password; name a variable in api_key_env")
+        elif not self.private_addresses and _is_private(host):
+            self._add(path, f"{host} is a private address; only the policy file may name one, unless settings.allow_private_backends is true")
+
+    def _rules(self) -> None:
+        seen: dict[str, int] = {}
+        unconditional: str | None = None
+        for index, rule in enumerate(self.file.rules):
+            path = ("rules", index)
+            if rule.name in seen:
+                self._add((*path, "name"), f"rule {seen[rule.name]} is called {rule.name!r} too")
+            seen.setdefault(rule.name, index)
+            self._use(rule, path)
+            self._when(rule.when, (*path, "when"))
+            self._clearance(rule, path)
+            if unconditional is not None and not rule.lock:  # a lock holds whichever rule decides
+                self._add(path, f"this rule can never decide: rule {unconditional!r} before it has no condition")
+            if rule.when == When() and unconditional is None:
+                unconditional = rule.name
+
+    def _use(self, rule: Rule, path: Path) -> None:
+        if isinstance(rule.use, Weighted):
+            for name in rule.use.weighted:
+                near = None if name in self.known else nearest(name, self.known)
+                if name not in self.known:
+                    self._add((*path, "use", "weighted", name), f"there is no backend {name!r}", near, key=True)
+            if sum(rule.use.weighted.values()) <= 0:
+                self._add((*path, "use", "weighted"), "the weights sum to 0: nothing could ever be chosen")
+        else:
+            self._list(rule.use, (*path, "use"))
+            if not rule.use:
+                self._add((*path, "use"), "an empty list routes nothing")
+
+    def _when(self, when: When, path: Path) -> None:
+        for field in When.__struct_fields__:
+            if getattr(when, field) == ():
+                self._add((*path, field), "an empty list matches nothing")
+        for low, high in (("min_input_tokens", "max_input_tokens"), ("min_complexity", "max_complexity")):
+            least, most = getattr(when, low), getattr(when, high)
+            if least is not None and most is not None and least > most:
+                self._add((*path, low), f"{least} is more than {high} ({most}): nothing can match")
+        for index, model in enumerate((when.model,) if isinstance(when.model, str) else when.model or ()):
+            self._model(model, (*path, "model") if isinstance(when.model, str) else (*path, "model", index))
+
+    def _model(self, model: str, path: Path) -> None:
+        """A requested model is `auto`, a backend's name or a backend's model: any other request ends before the rules."""
+        models = {spec.model for spec in self.specs.values() if spec.model}
+        known = {"auto", *self.known, *models}
+        if model not in known and set(self.specs) == set(self.known):
+            self._add(path, f"no backend and no model is called {model!r}", nearest(model, known))
+
+    def _clearance(self, rule: Rule, path: Path) -> None:
+        """A lock must not hold data where some of its backends may not see it; a rule must not be about data that none of them may see."""
+        named = rule.when.data_class
+        classes: tuple[DataClass, ...] = (named,) if isinstance(named, str) else named or ()
+        specs = {name: self.specs[name] for name in rule.backends if name in self.specs}
+        if not classes or len(specs) != len(rule.backends):
+            return
+        low = {name: clearance for name, spec in specs.items() for clearance in [clearance_of(spec)] if not all(may_see(clearance, one) for one in classes)}
+        usable = [name for name, spec in specs.items() if any(may_see(clearance_of(spec), one) for one in classes)]
+        if rule.lock and low:
+            listed = ", ".join(f"{name!r} ({clearance})" for name, clearance in low.items())
+            self._add((*path, "use"), f"the rule locks {' and '.join(classes)} data to backends whose clearance is lower: {listed}")
+        elif not usable:
+            self._add((*path, "use"), f"none of these backends may see {' or '.join(classes)} data; raise a clearance or use another backend")
+
+    def _ladder(self) -> None:
+        file = self.file
+        if isinstance(file.default, str):
+            self._exists(file.default, ("default",))
+        else:
+            self._list(file.defaults, ("default",))
+            if file.default == ():
+                self._add(("default",), "an empty list routes nothing")
+        self._list(file.fallback, ("fallback",))
+        if file.complexity is not None:
+            self._exists(file.complexity.weak, ("complexity", "weak"))
+            self._exists(file.complexity.strong, ("complexity", "strong"))
+        written = self.places.keys(())
+        catches_all = any(rule.when == When() for rule in file.rules) or {"default", "complexity", "rules"} & set(written) - set(self._valid())
+        if not (file.default or file.complexity or catches_all or set(file.fallback) - set(self.builtin)):
+            self._add((), "a request that no rule matches would go nowhere: set 'default'")
+
+    def _valid(self) -> set[str]:
+        """The ladder's sections that were read without a problem."""
+        file = self.file
+        return {name for name, value in (("default", file.default), ("complexity", file.complexity), ("rules", file.rules)) if value}
+
+    def _moderation(self) -> None:
+        from policies.load import compiled, merge_moderation
+
+        cases: list[tuple[Path, Moderation, bool]] = [(("moderation",), self.file.moderation, bool(self.file.moderation.deny_list))]
+        for name, tenant in self.file.tenants.items():
+            if tenant.moderation is not None:
+                own = bool(tenant.moderation.deny_list)
+                cases.append((("tenants", name, "moderation"), merge_moderation(self.file.moderation, tenant), own))
+        for path, moderation, lists in cases:
+            try:
+                compiled(moderation)
+            except RuleError as error:
+                self._add(self._culprit(path, moderation, str(error)), str(error))
+            if lists and "deny-list" not in moderation.output:
+                self._add((*path, "deny_list"), "these terms do nothing: 'deny-list' is not among the rules of 'output'")
+
+    def _culprit(self, path: Path, moderation: Moderation, message: str) -> Path:
+        """The place of the name that the message quotes."""
+        for field, values in (("output", moderation.output), ("deny_list", moderation.deny_list), ("per_rule", tuple(moderation.per_rule))):
+            for index, value in enumerate(values):
+                if repr(value) in message:
+                    return (*path, field, value if field == "per_rule" else index)
+        return path
+
+    def _case(self, case: Case, path: Path) -> None:
+        expect = case.expect
+        if expect.backend is not None:
+            self._exists(expect.backend, (*path, "expect", "backend"))
+        for field, names in (("candidates", expect.candidates or ()), ("never", expect.never)):
+            self._list(names, (*path, "expect", field))
+        for field, names in (("unavailable", case.given.unavailable), ("over_budget", case.given.over_budget)):
+            self._list(names, (*path, "given", field))
+        rules = [rule.name for rule in self.file.rules]
+        if expect.rule is not None and rules and expect.rule not in rules:
+            self._add((*path, "expect", "rule"), f"there is no rule {expect.rule!r}", nearest(expect.rule, rules))
+
+
+def _is_private(host: str) -> bool:
+    """Whether a host, by what is written there, lies inside: no name is looked up."""
+    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or not ("." in host or ":" in host or host.isdigit()):
+        return True
+    try:
+        return not ipaddress.ip_address(int(host) if host.isdigit() else host).is_global
+    except ValueError:
+        return False

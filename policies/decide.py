@@ -1,0 +1,349 @@
+"""Which backends may answer a request, in which order, and why: one pure function.
+
+The ladder: constraints filter every backend (the key's allow-list, locks, clearance, needed features, context window, cost, readiness); then
+a pinned model, else the first matching rule, else `complexity`, else `default` names the first candidates; then `fallback` follows. The same
+policy, features and state give the same decision, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from adapters.backend import may_see
+from adapters.types import Capabilities
+from policies.features import Features
+from policies.load import Policy
+from policies.schema import Outcome, Rule, Weighted, When
+
+ExclusionCode: TypeAlias = Literal["not_allowed", "lock", "clearance", "feature", "no_documents", "context_window", "max_cost", "budget", "unavailable"]
+AUTO = "auto"
+
+
+class BackendState(Struct, frozen=True, kw_only=True):
+    """A backend as it is now. `upper_cost_usd` is the most this request can cost there; `input_tokens` its own count of the input, if known."""
+
+    capabilities: Capabilities
+    ready: bool = True
+    reason: str = ""
+    upper_cost_usd: float = 0.0
+    input_tokens: int | None = None
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """Everything else a decision depends on.
+
+    `remaining_usd` is what is left of the tenant's budget (None: no limit). `allowed_models` is the key's allow-list of backends' and models'
+    names. Equal seeds draw equally, so a seed made from a tenant and user keeps that user on one side of a weighted rule.
+    """
+
+    backends: Mapping[str, BackendState]
+    remaining_usd: float | None = None
+    allowed_models: tuple[str, ...] | None = None
+    seed: str = ""
+
+
+class Exclusion(Struct, frozen=True):
+    """Why a backend that was considered is no candidate. `detail` is for people."""
+
+    backend: str
+    code: ExclusionCode
+    detail: str
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What was decided. `candidates` are to be tried in order; with an `outcome` other than `ok` there are none and `message` says why.
+
+    `propensity` is the probability with which the first candidate came first. `reasons` are codes such as `rule:code`, `weighted:mini`,
+    `fallback:local` and `excluded:mini:clearance`. `upper_cost_usd` is the first candidate's.
+    """
+
+    outcome: Outcome
+    candidates: tuple[str, ...]
+    rule: str | None
+    reasons: tuple[str, ...]
+    excluded: tuple[Exclusion, ...]
+    features: Features
+    policy_version: str
+    seed: str
+    propensity: float = 1.0
+    upper_cost_usd: float | None = None
+    message: str = ""
+    param: str | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status a client should see."""
+        return STATUS[self.outcome]
+
+    @property
+    def complexity(self) -> float | None:
+        return self.features.complexity
+
+
+STATUS: dict[Outcome, int] = {
+    "ok": 200,
+    "unsupported_feature": 400,
+    "context_length_exceeded": 400,
+    "budget_exceeded": 402,
+    "not_permitted": 403,
+    "model_not_found": 404,
+    "no_permitted_backend": 503,
+}
+
+
+class _Rung(Struct):
+    """What the ladder names, before anything is filtered. `chosen` names come first; `further` only follow."""
+
+    chosen: tuple[str, ...]
+    further: tuple[str, ...]
+    reasons: list[str]
+    rule: Rule | None = None
+    weights: Mapping[str, float] | None = None
+
+
+def decide(policy: Policy, features: Features, state: State) -> Decision:
+    """The decision for one request. Pure; raises nothing."""
+    matching = [rule for rule in policy.file.rules if matches(rule.when, features)]
+    locks = [rule for rule in matching if rule.lock]
+    if features.model != AUTO:
+        return _pinned(policy, features, state, matching, locks)
+    rung = _rung(policy, features, state.seed, matching[0] if matching else None)
+    for lock in locks:  # what a lock names is always worth trying, whichever rule decides
+        rung.further = (*lock.backends, *rung.further)
+    return _settle(policy, features, state, locks, rung)
+
+
+def _rung(policy: Policy, features: Features, seed: str, rule: Rule | None) -> _Rung:
+    file = policy.file
+    if rule is not None:
+        reasons = [f"rule:{rule.name}"]
+        if isinstance(rule.use, Weighted):
+            order = draw(rule.use.weighted, seed, rule.name)
+            return _Rung(order, file.fallback, reasons, rule, rule.use.weighted)
+        return _Rung(rule.use, file.fallback, reasons, rule)
+    if file.complexity is not None and features.complexity is not None:
+        strong = features.complexity >= file.complexity.threshold
+        sign = ">=" if strong else "<"
+        reasons = [f"complexity:{features.complexity}{sign}{file.complexity.threshold}:{'strong' if strong else 'weak'}"]
+        return _Rung((file.complexity.strong if strong else file.complexity.weak,), file.fallback, reasons)
+    return _Rung(file.defaults, file.fallback, ["default"] if file.defaults else [])
+
+
+def _pinned(policy: Policy, features: Features, state: State, matching: list[Rule], locks: list[Rule]) -> Decision:
+    names = pinned_backends(policy, features.model)
+    if not names:
+        reasons = (f"pin:{features.model}",)
+        message = f"there is no model {features.model!r}; GET /v1/models lists those you may use, and 'auto' lets the policy choose"
+        return _refuse(policy, features, state, "model_not_found", message, "model", reasons, ())
+    rule = next((rule for rule in matching if rule.pin_fallback), None)
+    rung = _Rung(names, (), [f"pin:{features.model}"], rule)
+    if rule is not None:
+        rung.reasons.append(f"rule:{rule.name}")
+        order = draw(rule.use.weighted, state.seed, rule.name) if isinstance(rule.use, Weighted) else rule.use
+        rung.further = (*order, *policy.file.fallback)
+    return _settle(policy, features, state, locks, rung, pinned=True)
+
+
+def pinned_backends(policy: Policy, model: str) -> tuple[str, ...]:
+    """The backends that a requested model means: the one of that name, else all that serve the model of that id, in the order of the file."""
+    if model in policy.backends:
+        return (model,)
+    order = [*policy.file.backends, *(name for name in sorted(policy.backends) if name not in policy.file.backends)]
+    return tuple(name for name in order if policy.backends[name].spec.model == model)
+
+
+def _settle(policy: Policy, features: Features, state: State, locks: list[Rule], rung: _Rung, *, pinned: bool = False) -> Decision:
+    """Filter what the rung names, put it in order, and say why."""
+    chosen, excluded = [], []
+    named = dict.fromkeys((*rung.chosen, *rung.further))
+    judged = {name: constraint(policy, features, state, locks, name) for name in named}
+    for name, exclusion in judged.items():
+        if exclusion is None:
+            chosen.append(name)
+        else:
+            excluded.append(exclusion)
+    if not pinned and not features.grounded:
+        chosen, needless = _without_documents(chosen, rung.chosen, state)
+        excluded += needless
+    if any(exclusion.code == "budget" for exclusion in excluded) and not pinned:
+        chosen = _after_the_budget(policy, features, state, locks, chosen, excluded, rung.reasons)
+    reasons = (
+        *rung.reasons,
+        *(f"lock:{lock.name}" for lock in locks),
+        *(f"weighted:{name}" for name in chosen[:1] if rung.weights is not None and name in rung.weights),
+        *(f"fallback:{name}" for name in chosen if name in rung.further and name not in rung.chosen),
+        *(f"excluded:{exclusion.backend}:{exclusion.code}" for exclusion in excluded),
+    )
+    if not chosen or (pinned and not set(chosen) & set(rung.chosen) and rung.rule is None):
+        outcome, message, param = _why(features, excluded, pinned)
+        return _refuse(policy, features, state, outcome, message, param, reasons, tuple(excluded))
+    return Decision(
+        outcome="ok",
+        candidates=tuple(chosen),
+        rule=rung.rule.name if rung.rule is not None else None,
+        reasons=reasons,
+        excluded=tuple(excluded),
+        features=features,
+        policy_version=policy.version,
+        seed=state.seed,
+        propensity=_propensity(rung, chosen),
+        upper_cost_usd=state.backends[chosen[0]].upper_cost_usd,
+    )
+
+
+def _propensity(rung: _Rung, chosen: list[str]) -> float:
+    """Drawing without replacement and keeping what is permitted is the same as drawing among the permitted only."""
+    if rung.weights is None or chosen[0] not in rung.weights or not rung.weights[chosen[0]]:
+        return 1.0
+    permitted = sorted(name for name in chosen if name in rung.weights)
+    return rung.weights[chosen[0]] / sum(rung.weights[name] for name in permitted)
+
+
+def _without_documents(chosen: list[str], first: Iterable[str], state: State) -> tuple[list[str], list[Exclusion]]:
+    """A backend that can only quote documents is no help to a request without any.
+
+    It answers (and says so) only where the policy names it first and nothing else is left: as a fallback it would turn an outage of the
+    real backends into a polite success.
+    """
+    quoting = [name for name in chosen if state.backends[name].capabilities.needs_context]
+    others = [name for name in chosen if name not in quoting]
+    kept = [] if others else [name for name in quoting if name in tuple(first)]
+    dropped = [Exclusion(name, "no_documents", "it answers from documents only, and the request has none") for name in quoting if name not in kept]
+    return others + kept, dropped
+
+
+def _after_the_budget(
+    policy: Policy, features: Features, state: State, locks: list[Rule], chosen: list[str], excluded: list[Exclusion], reasons: list[str]
+) -> list[str]:
+    """The budget took candidates away: the tenant's `on_budget_end` backend, if it is permitted, goes before what is left."""
+    name = policy.tenant(features.tenant).on_budget_end
+    if name is None or name in chosen or any(exclusion.backend == name for exclusion in excluded):
+        return chosen
+    exclusion = constraint(policy, features, state, locks, name)
+    if exclusion is not None:
+        excluded.append(exclusion)
+        return chosen
+    reasons.append(f"on_budget_end:{name}")
+    return [name, *chosen]
+
+
+def constraint(policy: Policy, features: Features, state: State, locks: list[Rule], name: str) -> Exclusion | None:
+    """The first constraint that forbids this backend to this request, or None."""
+    backend, now = policy.backends[name], state.backends.get(name)
+    if state.allowed_models is not None and name not in state.allowed_models and backend.spec.model not in state.allowed_models:
+        return Exclusion(name, "not_allowed", "the key may not use it")
+    for lock in locks:
+        if name not in lock.backends:
+            return Exclusion(name, "lock", f"rule {lock.name!r} locks the request to {', '.join(lock.backends)}")
+    if not may_see(backend.clearance, features.data_class):
+        return Exclusion(name, "clearance", f"its clearance is {backend.clearance}, and the request holds {features.data_class} data")
+    if now is None:
+        return Exclusion(name, "unavailable", "it is not running")
+    lacking = [need for need in features.needs if not getattr(now.capabilities, need)]
+    if lacking:
+        return Exclusion(name, "feature", f"it does not support {', '.join(lacking)}")
+    window = backend.spec.context_window or now.capabilities.context_window
+    tokens = features.input_tokens if now.input_tokens is None else now.input_tokens
+    if window is not None and tokens + (features.output_tokens or 1) > window:
+        return Exclusion(name, "context_window", f"{tokens} tokens of input and {features.output_tokens or 1} of output do not fit its window of {window}")
+    if features.max_cost_usd is not None and now.upper_cost_usd > features.max_cost_usd:
+        return Exclusion(name, "max_cost", f"it may cost up to ${now.upper_cost_usd:.6g}, and the request allows ${features.max_cost_usd:.6g}")
+    if state.remaining_usd is not None and now.upper_cost_usd > max(state.remaining_usd, 0.0):
+        return Exclusion(name, "budget", f"it may cost up to ${now.upper_cost_usd:.6g}, and ${max(state.remaining_usd, 0.0):.6g} of the budget are left")
+    if not now.ready:
+        return Exclusion(name, "unavailable", now.reason or "it is not ready")
+    return None
+
+
+def _why(features: Features, excluded: list[Exclusion], pinned: bool) -> tuple[Outcome, str, str | None]:
+    """The refusal that tells the client most: what only they can mend comes before what may pass."""
+    codes = {exclusion.code for exclusion in excluded}
+    told = "; ".join(f"{exclusion.backend}: {exclusion.detail}" for exclusion in excluded) or "the policy names no backend for it"
+    if pinned and codes & {"not_allowed", "lock", "clearance"}:
+        return "not_permitted", f"the model {features.model!r} is not permitted for this request ({told})", "model"
+    if codes & {"budget", "max_cost"}:
+        return "budget_exceeded", f"the budget does not cover this request ({told})", None
+    if "context_window" in codes and "unavailable" not in codes:
+        return "context_length_exceeded", f"the request is too long ({told})", "messages"
+    if pinned and "feature" in codes:
+        return "unsupported_feature", f"the model {features.model!r} cannot do this ({told})", "model"
+    return "no_permitted_backend", f"no backend is permitted and available for this request ({told})", None
+
+
+def _refuse(
+    policy: Policy,
+    features: Features,
+    state: State,
+    outcome: Outcome,
+    message: str,
+    param: str | None,
+    reasons: tuple[str, ...],
+    excluded: tuple[Exclusion, ...],
+) -> Decision:
+    return Decision(
+        outcome=outcome,
+        candidates=(),
+        rule=None,
+        reasons=reasons,
+        excluded=excluded,
+        features=features,
+        policy_version=policy.version,
+        seed=state.seed,
+        message=message,
+        param=param,
+    )
+
+
+def matches(when: When, features: Features) -> bool:
+    """Whether all conditions hold."""
+    for wanted, value in (
+        (when.tenant, features.tenant),
+        (when.role, features.role),
+        (when.data_class, features.data_class),
+        (when.task, features.task),
+        (when.model, features.model),
+    ):
+        if wanted is not None and value not in ((wanted,) if isinstance(wanted, str) else wanted):
+            return False
+    if when.needs is not None and not set((when.needs,) if isinstance(when.needs, str) else when.needs) & set(features.needs):
+        return False
+    if when.grounded is not None and when.grounded != features.grounded:
+        return False
+    return _within(features.input_tokens, when.min_input_tokens, when.max_input_tokens) and _within(
+        features.complexity, when.min_complexity, when.max_complexity
+    )
+
+
+def _within(value: float | None, least: float | None, most: float | None) -> bool:
+    if least is None and most is None:
+        return True
+    return value is not None and (least is None or value >= least) and (most is None or value <= most)
+
+
+def draw(weights: Mapping[str, float], seed: str, rule: str) -> tuple[str, ...]:
+    """The names in a random order: drawn by weight, one after the other without replacement. A weight of 0 is never drawn.
+
+    The order depends on the names, the weights, the seed and the rule only; a backend that goes away moves nobody else's first draw.
+    """
+    left = {name: weights[name] for name in sorted(weights) if weights[name] > 0}
+    order = []
+    for turn in range(len(left)):
+        point = unit(f"{seed}\n{rule}\n{turn}") * sum(left.values())
+        picked = ""
+        for name, weight in left.items():
+            picked = name
+            point -= weight
+            if point < 0:
+                break
+        order.append(picked)
+        del left[picked]
+    return tuple(order)
+
+
+def unit(text: str) -> float:
+    """A number in [0, 1) that is a pure function of the text: the first 53 bits of its SHA-256."""
+    return (int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) >> 11) / (1 << 53)

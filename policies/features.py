@@ -1,0 +1,148 @@
+"""What routing knows about a request: taken from its text by cheap, pure heuristics."""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+from msgspec import Struct
+
+from adapters.backend import DATA_CLASSES, DataClass, missing_features
+from adapters.types import Capabilities, GenerateRequest
+from policies.access import Principal, Role
+from policies.complexity import complexity_of
+from policies.schema import Need, Task
+
+LOOKED_AT = 2_000
+"""Characters of the question that the heuristics read; the first half and the last."""
+
+
+class Features(Struct, frozen=True, kw_only=True):
+    """What a decision depends on, besides the policy and the state. It is logged with the decision and holds no text of the request.
+
+    `model` is the requested one (`auto`: the policy chooses). `complexity` is None where there is no text. `output_tokens` is the output
+    the client asked for at most, or None.
+    """
+
+    tenant: str = ""
+    role: Role = "member"
+    data_class: DataClass = "internal"
+    task: Task = "chat"
+    model: str = "auto"
+    needs: tuple[Need, ...] = ()
+    grounded: bool = False
+    input_tokens: int = 0
+    output_tokens: int | None = None
+    turns: int = 1
+    complexity: float | None = None
+    max_cost_usd: float | None = None
+
+
+def extract(
+    request: GenerateRequest,
+    principal: Principal,
+    *,
+    data_class: DataClass = "internal",
+    input_tokens: int,
+    max_cost_usd: float | None = None,
+) -> Features:
+    """The features of a request. `data_class` is the one already raised by tenant, documents and hints (`highest`)."""
+    question = last_question(request)
+    return Features(
+        tenant=principal.tenant,
+        role=principal.role,
+        data_class=data_class,
+        task=task_of(question, grounded=request.grounded),
+        model=request.model or "auto",
+        needs=needs_of(request),
+        grounded=request.grounded,
+        input_tokens=input_tokens,
+        output_tokens=request.max_output_tokens,
+        turns=_turns(request),
+        complexity=complexity_of(question) if question.strip() else None,
+        max_cost_usd=max_cost_usd,
+    )
+
+
+def highest(*classes: DataClass) -> DataClass:
+    """The most sensitive of the classes; public for none."""
+    return max(classes, key=DATA_CLASSES.index, default="public")
+
+
+def needs_of(request: GenerateRequest) -> tuple[Need, ...]:
+    """The features that a backend must have to answer this request."""
+    return tuple(cast(Need, capability) for capability, _ in missing_features(request, Capabilities()))
+
+
+def last_question(request: GenerateRequest) -> str:
+    """The text of the last user message, its middle left out where it is long."""
+    text = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
+    return text if len(text) <= LOOKED_AT else text[: LOOKED_AT // 2] + "\n" + text[-LOOKED_AT // 2 :]
+
+
+def _turns(request: GenerateRequest) -> int:
+    return sum(message.role == "user" for message in request.messages)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_LETTERS = str.maketrans({chr(code): " " for code in range(128) if not (chr(code).isalnum() or chr(code) in "+#")})
+_CODE_BLOCK = re.compile(
+    r"```|^\s*(?:def \w+\(|class \w+[(:{]|import [\w.]+ *(?:$|,| as )|from [\w.]+ import|#include\b|public class |select .* from |function \w+\()", re.MULTILINE
+)
+_CODE_ASK = _words("write implement fix debug refactor optimize optimise review port create")
+_CODE_THINGS = _words("function class script program method code query module endpoint regex regexp sql")
+_CODE = _words(
+    "python javascript typescript java c++ c# golang rust kotlin sql regex regexp bash traceback stacktrace refactor debug compile compiler"
+    " segfault docker dockerfile kubernetes css html nullpointerexception git npm pip pytest"
+)
+_TRANSLATE = _words("translate translation übersetze übersetzen traduis traduire traduce traducir traduza traduzir")
+_LANGUAGE_AT_END = re.compile(
+    r"\b(?:in|into|to) (?:english|german|french|spanish|italian|portuguese|dutch|polish|chinese|japanese|korean|arabic|russian|turkish|hindi)\s*[.:?!]?\s*\Z"
+)
+_SUMMARISE = _words(
+    "summarise summarize summary summarising summarizing summaries tldr takeaways zusammenfassen zusammenfassung résumé résumer resumen resumir"
+)
+_CLASSIFY = _words("classify classification categorise categorize sentiment")
+_EITHER = re.compile(r"\b(?:is|are) (?:this|these|the following)\b.{0,80}\b(?:positive|negative|spam|toxic)\b")
+_VERDICTS = _words("positive negative spam toxic")
+_EXTRACT = _words("extract extraction parse")
+_EXTRACT_ASK = re.compile(r"\bpull out\b|\blist (?:all|every|each)\b.{0,60}\b(?:in|from)\b|\b(?:as|into|in) (?:a )?(?:json|csv|table)\b")
+_FORMS = _words("json csv table list pull")
+_MATH = _words(
+    "solve equation equations integral derivative differentiate probability theorem prove calculate compute percent percentage matrix"
+    " polynomial factorial modulo remainder altogether"
+)
+_SUM = re.compile(r"\d ?[+*^×÷] ?\d|\d [-/] \d")
+_EQUATION = re.compile(r"= ?-?\d")
+_HOW_MANY = re.compile(r"\bhow (?:many|much)\b")
+_WRITE = _words("write draft compose rewrite rephrase brainstorm")
+_TEXTS = _words("email mail letter poem story essay article post blog speech text paragraph slogan message song tweet")
+_QUESTION = _words("who what when where which why how is are does do did can wer was wann wo warum wie qui que quand où pourquoi quién qué cuándo dónde")
+
+
+def task_of(text: str, *, grounded: bool = False) -> Task:
+    """The kind of work a question asks for; the more specific kinds are looked for first."""
+    lower = text.lower()
+    listed = lower.translate(_LETTERS).split()
+    words = frozenset(listed)
+    if _CODE_BLOCK.search(lower) or (words & _CODE_ASK and words & _CODE_THINGS):
+        return "code"
+    if words & _TRANSLATE or _LANGUAGE_AT_END.search(lower[-60:]):
+        return "translate"
+    if words & _SUMMARISE:
+        return "summarise"
+    if words & _CLASSIFY or (words & _VERDICTS and _EITHER.search(lower)):
+        return "classification"
+    if words & _WRITE and words & _TEXTS:
+        return "write"
+    if words & _CODE:
+        return "code"
+    if words & _EXTRACT or (words & _FORMS and _EXTRACT_ASK.search(lower)):
+        return "extraction"
+    numbers = sum(map(str.isdigit, listed))
+    if words & _MATH or _SUM.search(lower) or _EQUATION.search(lower) or "\\frac" in lower or (numbers >= 2 and _HOW_MANY.search(lower)):
+        return "math"
+    return "qa" if grounded or lower.rstrip().endswith("?") or (listed and listed[0] in _QUESTION) else "chat"

@@ -1,0 +1,127 @@
+"""From the policy's text to a checked `Policy`, or to every problem of the text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from adapters.backend import BackendSpec, DataClass, clearance_of, kind_named, kinds
+from config.prices import FREE, Price
+from config.yamlfile import YamlError, read_yaml
+from policies.moderation import Action, RuleSet, compile_rules
+from policies.schema import Grounding, Moderation, PolicyFile, Tenant, yaml_schema
+
+PriceOf: TypeAlias = Callable[[str, BackendSpec], Price | None]
+BUILT_IN = "extractive"
+
+
+class PolicyError(YamlError):
+    """The policy is wrong: `problems` holds all of them, with line, column and suggestion."""
+
+
+class ConfiguredBackend(Struct, frozen=True, kw_only=True):
+    """A backend as the policy configures it, with what the checks found out. `remote`: prompts leave this machine."""
+
+    name: str
+    spec: BackendSpec
+    clearance: DataClass
+    remote: bool
+    price: Price
+
+    @property
+    def model(self) -> str:
+        return self.spec.model or self.name
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """A policy without problems. `hash` is the SHA-256 of its text; `version` are its first twelve digits."""
+
+    file: PolicyFile
+    backends: dict[str, ConfiguredBackend]
+    hash: str
+    source: str
+
+    @property
+    def version(self) -> str:
+        return self.hash[:12]
+
+    def tenant(self, name: str) -> Tenant:
+        """What the policy says about a tenant; the defaults for one it does not name."""
+        return self.file.tenants.get(name) or _DEFAULT_TENANT
+
+    def moderation(self, tenant: str) -> Moderation:
+        """The tenant's moderation: the policy's, with the tenant's own fields in place of the policy's."""
+        return merge_moderation(self.file.moderation, self.tenant(tenant))
+
+    def moderation_rules(self, tenant: str) -> RuleSet:
+        """The tenant's moderation, compiled; the same object for the same rules."""
+        return compiled(self.moderation(tenant))
+
+    def grounding(self, tenant: str) -> Grounding:
+        return self.tenant(tenant).grounding or self.file.grounding
+
+
+_DEFAULT_TENANT = Tenant()
+
+
+def load_policy(
+    text: str, source: str = "policy.yaml", *, price_of: PriceOf, builtin: Mapping[str, BackendSpec] | None = None, private_addresses: bool = True
+) -> Policy:
+    """Read and check a policy. Raises `PolicyError` with every problem.
+
+    The kinds of backend are those registered when it is called. `price_of` knows the price of a remote backend, or answers None. `builtin`
+    are backends that exist without being written down (default: `extractive`, where its kind is registered). `private_addresses` False
+    refuses a `base_url` on a private or loopback address, for a policy that did not come from the machine's own file.
+    """
+    from policies.check import Checker
+
+    document = read_yaml(text, PolicyFile, schema=yaml_schema())
+    builtin = builtin_backends() if builtin is None else builtin
+    # Sections without a problem are checked even when another has one: a person should see all of it at once.
+    file = document.value or msgspec.structs.replace(PolicyFile(version=1), **document.sections)
+    checker = Checker(file, document.places, builtin, price_of, private_addresses)
+    problems = document.problems + (checker.run() if document.places.keys(()) else [])
+    if problems or document.value is None:
+        raise PolicyError(problems, source)
+    specs = {**builtin, **file.backends}
+    backends = {name: configured(name, spec, price_of) for name, spec in sorted(specs.items())}
+    return Policy(file=file, backends=backends, hash=hashlib.sha256(text.encode()).hexdigest(), source=source)
+
+
+def builtin_backends() -> dict[str, BackendSpec]:
+    """The backends that every policy has: `extractive`, where its kind is registered."""
+    return {BUILT_IN: kind_named(BUILT_IN).spec(kind=BUILT_IN)} if BUILT_IN in kinds() else {}
+
+
+def configured(name: str, spec: BackendSpec, price_of: PriceOf) -> ConfiguredBackend:
+    """A backend's spec with its clearance and its price. The price of a local backend without one is free."""
+    remote = kind_named(spec.kind).remote
+    price = spec.price or (price_of(name, spec) if remote else None) or FREE
+    return ConfiguredBackend(name=name, spec=spec, clearance=clearance_of(spec), remote=remote, price=price)
+
+
+def merge_moderation(base: Moderation, tenant: Tenant) -> Moderation:
+    own = tenant.moderation
+    if own is None:
+        return base
+    return Moderation(
+        output=base.output if own.output is None else own.output,
+        on_match=base.on_match if own.on_match is None else own.on_match,
+        deny_list=base.deny_list if own.deny_list is None else own.deny_list,
+        per_rule=base.per_rule if own.per_rule is None else own.per_rule,
+    )
+
+
+def compiled(moderation: Moderation) -> RuleSet:
+    """Compile; raises `policies.moderation.RuleError`."""
+    return _compiled(moderation.output, moderation.deny_list, moderation.on_match, tuple(sorted(moderation.per_rule.items())))
+
+
+@lru_cache(maxsize=256)
+def _compiled(output: tuple[str, ...], deny_list: tuple[str, ...], on_match: Action, per_rule: tuple[tuple[str, Action], ...]) -> RuleSet:
+    return compile_rules(output, deny_list, on_match, dict(per_rule))

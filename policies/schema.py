@@ -1,0 +1,219 @@
+"""The policy file, as types: exactly what the YAML may hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from adapters.backend import BackendSpec, DataClass, kind_named, kinds
+from config.settings import Settings
+from config.yamlfile import Schema
+from policies.access import Role
+from policies.moderation import Action
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1)]
+Task: TypeAlias = Literal["chat", "qa", "code", "math", "extraction", "classification", "summarise", "translate", "write"]
+Need: TypeAlias = Literal["tools", "vision", "json_schema", "logprobs", "multiple_choices"]
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Weight: TypeAlias = Annotated[float, Meta(ge=0)]
+Usd: TypeAlias = Annotated[float, Meta(ge=0)]
+Outcome: TypeAlias = Literal[
+    "ok", "not_permitted", "model_not_found", "unsupported_feature", "context_length_exceeded", "budget_exceeded", "no_permitted_backend"
+]
+
+
+class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Conditions, all of which must hold; of a list, one entry must. `needs` holds when the request needs one of the features.
+
+    Bounds are inclusive. A complexity bound never holds for a request whose complexity is not known.
+    """
+
+    tenant: Name | tuple[Name, ...] | None = None
+    role: Role | tuple[Role, ...] | None = None
+    data_class: DataClass | tuple[DataClass, ...] | None = None
+    task: Task | tuple[Task, ...] | None = None
+    model: Name | tuple[Name, ...] | None = None
+    needs: Need | tuple[Need, ...] | None = None
+    grounded: bool | None = None
+    min_input_tokens: Count | None = None
+    max_input_tokens: Count | None = None
+    min_complexity: Share | None = None
+    max_complexity: Share | None = None
+
+
+class Weighted(Struct, frozen=True, forbid_unknown_fields=True):
+    """Backends drawn by weight; the draw is a function of the request's seed and the rule's name."""
+
+    weighted: dict[str, Weight]
+
+
+class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The first rule whose `when` holds decides which backends are tried, in order.
+
+    `lock`: while this rule's `when` holds, no backend outside its `use` is ever called, whichever rule decides and whatever is pinned.
+    `pin_fallback`: a request that pins a backend may go on to this rule's backends and the fallback when the pinned one fails.
+    """
+
+    name: Name
+    use: tuple[str, ...] | Weighted
+    when: When = When()
+    lock: bool = False
+    pin_fallback: bool = False
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        return tuple(sorted(self.use.weighted)) if isinstance(self.use, Weighted) else self.use
+
+
+class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where no rule decides: a score of at least `threshold` goes to `strong`, a lower one to `weak`."""
+
+    weak: str
+    strong: str
+    threshold: Share
+
+
+class Moderation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is looked for in answers: categories (`pii`, `secrets`, `deny-list`) or single rules, and what is done with a match."""
+
+    output: tuple[str, ...] = ()
+    on_match: Action = "redact"
+    deny_list: tuple[Name, ...] = ()
+    per_rule: dict[str, Action] = {}
+
+
+class TenantModeration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What differs for one tenant; what is not given stays as the policy's."""
+
+    output: tuple[str, ...] | None = None
+    on_match: Action | None = None
+    deny_list: tuple[Name, ...] | None = None
+    per_rule: dict[str, Action] | None = None
+
+
+class InputLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a request may hold at most, all its messages together. A request with a term of `deny_list` is refused."""
+
+    max_characters: Positive = 400_000
+    max_messages: Positive = 1_000
+    max_input_tokens: Positive | None = None
+    deny_list: tuple[Name, ...] = ()
+
+
+class Grounding(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The vector stores that ground a request which names none, and how many passages it gets."""
+
+    stores: tuple[Name, ...] = ()
+    limit: Annotated[int, Meta(ge=1, le=50)] = 8
+
+
+class Budget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """US dollars per calendar day and month (UTC)."""
+
+    day: Usd | None = None
+    month: Usd | None = None
+
+
+class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the policy says about one tenant. `on_budget_end` is the backend that goes on answering when the budget affords no other."""
+
+    budget_usd: Budget = Budget()
+    data_class: DataClass = "internal"
+    moderation: TenantModeration | None = None
+    grounding: Grounding | None = None
+    on_budget_end: str | None = None
+
+
+class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The request of a case. `unavailable` names backends that are down; every other one is ready and can do everything its kind can."""
+
+    tenant: str = "default"
+    role: Role = "member"
+    data_class: DataClass | None = None
+    task: Task = "chat"
+    model: str = "auto"
+    needs: tuple[Need, ...] = ()
+    grounded: bool = False
+    input_tokens: Count = 100
+    complexity: Share | None = None
+    unavailable: tuple[str, ...] = ()
+    over_budget: tuple[str, ...] = ()
+
+
+class Expect(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What must come out. `backend` is the first candidate, `candidates` all of them in order, `error` the refusal's code."""
+
+    backend: str | None = None
+    candidates: tuple[str, ...] | None = None
+    rule: str | None = None
+    error: Outcome | None = None
+    never: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.backend or self.candidates is not None or self.rule or self.error or self.never):
+            raise ValueError("a case must expect something: backend, candidates, rule, error or never")
+
+
+class Case(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of the policy's own tests."""
+
+    given: Given
+    expect: Expect
+    name: str | None = None
+
+
+class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file."""
+
+    version: Literal[1]
+    settings: Settings = msgspec.field(default_factory=Settings)
+    backends: dict[str, BackendSpec] = {}
+    rules: tuple[Rule, ...] = ()
+    complexity: Complexity | None = None
+    default: str | tuple[str, ...] | None = None
+    fallback: tuple[str, ...] = ("extractive",)
+    moderation: Moderation = Moderation()
+    input: InputLimits = InputLimits()
+    grounding: Grounding = Grounding()
+    tenants: dict[str, Tenant] = {}
+    cases: tuple[Case, ...] = ()
+
+    @property
+    def defaults(self) -> tuple[str, ...]:
+        return (self.default,) if isinstance(self.default, str) else self.default or ()
+
+
+LATER: dict[type[Struct], frozenset[str]] = {
+    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "shadow", "conversations", "experiments", "limits", "embedders", "rerankers"}),
+    Rule: frozenset({"canary", "guard", "shadow", "ensemble", "cascade", "verify", "cache"}),
+    Complexity: frozenset({"target", "head"}),
+    Moderation: frozenset({"input", "heads", "patterns"}),
+    Tenant: frozenset({"limits"}),
+    BackendSpec: frozenset({"max_concurrency", "retry", "breaker", "hedge"}),
+    Settings: frozenset({"redis_url", "retention_days", "telemetry"}),
+}
+"""Keys of the documented format that come with a later release."""
+
+
+def yaml_schema() -> Schema:
+    """How the file is read: the kinds of backend registered now, and what is still to come."""
+    return Schema(by_kind={BackendSpec: {kind: kind_named(kind).spec for kind in kinds()}}, later=LATER)
+
+
+def json_schema() -> dict[str, Any]:
+    """The file's JSON Schema, for editors."""
+    specs = {kind: kind_named(kind).spec for kind in kinds()}
+    types = (PolicyFile, *specs.values())
+    _, components = msgspec.json.schema_components(types, schema_hook=lambda _: {"type": "string"}, ref_template="#/$defs/{name}")
+    kinds_found = []
+    for kind, spec in sorted(specs.items()):
+        table = dict(components[spec.__name__])
+        table["properties"] = {**table["properties"], "kind": {"const": kind}}
+        components[f"backend-{kind}"] = table
+        kinds_found.append({"$ref": f"#/$defs/backend-{kind}"})
+    components["BackendSpec"] = {"oneOf": kinds_found}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": "#/$defs/PolicyFile", "$defs": components}

@@ -1,0 +1,86 @@
+"""Full text: FTS5 on SQLite, tsvector on PostgreSQL. Both live in the chunks' own transaction, so a delete leaves no ghost.
+
+What a user types never reaches a query language: words are taken out of it first, and only those are quoted into a query. Runs written
+without spaces (Chinese, Japanese, Thai) are found by single characters and pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from sqlalchemy import Connection, bindparam, text
+
+from retrieval.sentences import unspaced_grams, words
+
+MAX_TERMS = 48
+_SQLITE = text(
+    "SELECT c.id FROM chunks_fts JOIN chunks c ON c.id = chunks_fts.rowid "
+    "WHERE chunks_fts MATCH :match AND c.tenant = :tenant AND c.store IN :stores "
+    "ORDER BY bm25(chunks_fts, 1.0, 1.0, 0.0), c.id LIMIT :limit"
+).bindparams(bindparam("stores", expanding=True))
+_POSTGRESQL = text(
+    "SELECT c.id FROM chunks c, (SELECT to_tsquery('english', :english) || to_tsquery('simple', :simple) AS words) AS asked "
+    "WHERE c.search @@ asked.words AND c.tenant = :tenant AND c.store IN :stores "
+    "ORDER BY ts_rank_cd(c.search, asked.words, 2) DESC, c.id LIMIT :limit"
+).bindparams(bindparam("stores", expanding=True))
+
+
+class TextIndex(Protocol):
+    """Finds chunks by their words. The rows of `chunks` feed it: there is nothing to add or to delete."""
+
+    def search(self, connection: Connection, tenant: str, stores: Sequence[str], query: str, limit: int) -> list[int]:
+        """Numbers of the chunks that hold any of the query's words, best first; only of these stores of this tenant."""
+        ...
+
+
+def text_index(dialect: Literal["sqlite", "postgresql"]) -> TextIndex:
+    match dialect:
+        case "sqlite":
+            return SqliteTextIndex()
+        case "postgresql":
+            return PostgresTextIndex()
+
+
+def grams_of(chunk: str) -> str:
+    """The column `chunks.grams` of a chunk."""
+    return " ".join(dict.fromkeys(unspaced_grams(chunk)))
+
+
+def query_terms(query: str) -> list[str]:
+    """The words to look for, each once: made of letters and digits (and an apostrophe inside) only."""
+    return list(dict.fromkeys(words(query)))[:MAX_TERMS]
+
+
+class SqliteTextIndex:
+    """bm25 over FTS5. The store is a term of the index too, so other stores' chunks are never scored."""
+
+    def search(self, connection: Connection, tenant: str, stores: Sequence[str], query: str, limit: int) -> list[int]:
+        terms = query_terms(query)
+        if not terms or not stores:
+            return []
+        within = " OR ".join(_quoted(store) for store in stores)
+        match = f"store : ({within}) AND {{text grams}} : ({' OR '.join(_quoted(term) for term in terms)})"
+        rows = connection.execute(_SQLITE, {"match": match, "tenant": tenant, "stores": list(stores), "limit": limit})
+        return [row.id for row in rows]
+
+
+class PostgresTextIndex:
+    """Cover density over tsvector (PostgreSQL keeps no document frequencies, so rare words weigh no more than common ones)."""
+
+    def search(self, connection: Connection, tenant: str, stores: Sequence[str], query: str, limit: int) -> list[int]:
+        terms = [part for term in query_terms(query) for part in term.replace("’", "'").split("'")]
+        if not terms or not stores:
+            return []
+        spaced = [term for term in terms if not unspaced_grams(term)]
+        unspaced = [term for term in terms if unspaced_grams(term)]
+        parameters = {"english": _any_of(spaced), "simple": _any_of(unspaced), "tenant": tenant, "stores": list(stores), "limit": limit}
+        return [row.id for row in connection.execute(_POSTGRESQL, parameters)]
+
+
+def _quoted(term: str) -> str:
+    return '"' + term.replace('"', '""') + '"'
+
+
+def _any_of(terms: Sequence[str]) -> str:
+    return " | ".join(f"'{term}'" for term in terms)

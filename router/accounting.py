@@ -1,0 +1,326 @@
+"""Money: a reservation before the call, a settlement after it, and a ledger row for every attempt however it ended.
+
+Guarantees, on SQLite and PostgreSQL alike:
+
+- the sum of what a tenant has spent and has reserved never exceeds its cap, over all workers and replicas (one conditional statement);
+- a reservation stands in the database before the provider is called, and is the upper bound of what that attempt can cost;
+- an attempt is settled once. Where its worker died, `recover` settles it at what was reserved, marked `estimated`; a settlement that comes
+  later than that is booked as a correction, so the sum of the rows is always the latest truth.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, delete, insert, select, text
+
+from adapters.cost import cost
+from adapters.errors import BackendError
+from adapters.types import AttemptRecord, Usage
+from config.database import Database
+from config.prices import Price
+from router.tables import UNCAPPED, budgets, ledger, reservations
+
+
+Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
+
+
+class BudgetExceeded(Exception):
+    """The tenant's budget does not allow this attempt. `period` is `day:…` or `month:…`."""
+
+    def __init__(self, tenant: str, amount: int) -> None:
+        super().__init__(f"the budget of tenant {tenant!r} does not allow this request")
+        self.tenant = tenant
+        self.amount = amount
+
+
+class Caps(Struct, frozen=True):
+    """What a tenant may spend, in picodollars; None is no limit."""
+
+    day: int | None = None
+    month: int | None = None
+
+
+class AttemptPlan(Struct, frozen=True):
+    """What an attempt may cost at most, known before the call. `amount` is in picodollars, the bounds in tokens."""
+
+    backend: str
+    provider: str
+    model: str
+    price: Price
+    input_bound: int
+    output_bound: int
+    amount: int
+    rule: str
+    started_at: float
+
+
+class Booking(Struct):
+    """One request's open reservation: who pays, and which attempt is running."""
+
+    request_id: str
+    tenant: str
+    key_id: str
+    policy_version: int
+    caps: Caps
+    day: str
+    month: str
+    attempt: int
+    plan: AttemptPlan
+
+
+class Settlement(Struct, frozen=True):
+    """How an attempt ended and what it used. `cost` is in picodollars."""
+
+    outcome: Outcome
+    usage: Usage
+    cost: int
+    provider_request_id: str | None
+    model: str
+    delivered_characters: int
+    error: str | None
+    ended_at: float
+
+
+_TOUCH_BUDGETS = text(
+    "INSERT INTO budgets (tenant, period, cap, spent, reserved) VALUES (:tenant, :day, :day_cap, :spent, :amount), (:tenant, :month, :month_cap, :spent, :amount) "
+    "ON CONFLICT (tenant, period) DO UPDATE SET cap = excluded.cap, spent = budgets.spent + excluded.spent, reserved = budgets.reserved + excluded.reserved "
+    "WHERE :force = 1 OR budgets.spent + budgets.reserved + excluded.spent + excluded.reserved <= excluded.cap"
+)
+
+
+def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | None) -> Settlement:
+    """What the books say of an attempt that has ended.
+
+    A provider's own report is taken as it is. Without one, the usage is an estimate: nothing where no call was made or the provider refused
+    it (an error status is not billed), else at least what was delivered and never more than was reserved.
+    """
+    usage = record.usage
+    refused = isinstance(error, BackendError) and error.provider_status is not None and error.provider_status >= 400 and not record.delivered_characters
+    if usage is None or usage.source == "estimated":
+        if not record.called or refused:
+            usage = Usage(source="estimated")
+        else:
+            seen = usage or Usage(input_tokens=plan.input_bound, output_tokens=(record.delivered_characters + 3) // 4)
+            usage = msgspec.structs.replace(
+                seen,
+                source="estimated",
+                input_tokens=min(seen.input_tokens, plan.input_bound),
+                output_tokens=min(seen.output_tokens, plan.output_bound),
+            )
+    amount = cost(usage, plan.price) if record.called and not (refused and usage.total_tokens == 0) else 0
+    if usage.source == "estimated":
+        amount = min(amount, plan.amount)
+    return Settlement(
+        outcome=_outcome(record, error),
+        usage=usage,
+        cost=amount,
+        provider_request_id=record.provider_request_id,
+        model=record.model or plan.model,
+        delivered_characters=record.delivered_characters,
+        error=error.code if isinstance(error, BackendError) else (type(error).__name__ if isinstance(error, Exception) else None),
+        ended_at=record.ended_at or time.time(),
+    )
+
+
+def _outcome(record: AttemptRecord, error: BaseException | None) -> Outcome:
+    if isinstance(error, BackendError):
+        return "timeout" if error.code == "backend_timeout" else "error"
+    if error is not None:
+        return "error" if isinstance(error, Exception) else "cancelled"
+    return "ok" if record.outcome == "open" else record.outcome
+
+
+class Accounting:
+    """The books of one worker. `worker` identifies the process: its open reservations are recovered when it dies."""
+
+    def __init__(self, database: Database, worker: str, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._worker = worker
+        self._clock = clock
+
+    async def reserve(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
+        """Set the attempt's upper bound aside, durably. Raises `BudgetExceeded`, and then nothing is set aside."""
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        booking = Booking(
+            request_id=request_id,
+            tenant=tenant,
+            key_id=key_id,
+            policy_version=policy_version,
+            caps=caps,
+            day=f"day:{now:%Y-%m-%d}",
+            month=f"month:{now:%Y-%m}",
+            attempt=1,
+            plan=plan,
+        )
+        _check_caps(booking, plan.amount)
+
+        def work(connection: Connection) -> None:
+            _touch(connection, booking, reserved=plan.amount, spent=0)
+            connection.execute(insert(reservations), self._reservation_row(booking))
+
+        await self._database.write(work)
+        return booking
+
+    async def next_attempt(self, booking: Booking, settlement: Settlement, plan: AttemptPlan) -> None:
+        """Book a failed attempt and set the next one's bound aside, in one transaction. Raises `BudgetExceeded`, and then nothing changed."""
+        _check_caps(booking, plan.amount)
+        row = self._ledger_row(booking, settlement, "settlement")
+
+        def work(connection: Connection) -> None:
+            _touch(connection, booking, reserved=plan.amount - booking.plan.amount, spent=settlement.cost)
+            connection.execute(insert(ledger), row)
+            connection.execute(
+                reservations.update().where(reservations.c.request_id == booking.request_id),
+                {"amount": plan.amount, "attempt": booking.attempt + 1, "plan": msgspec.json.encode(plan).decode()},
+            )
+
+        await self._database.write(work)
+        booking.attempt += 1
+        booking.plan = plan
+
+    async def settle(self, booking: Booking, settlement: Settlement) -> None:
+        """Close the request's reservation and book its last attempt. After a recovery the difference is booked as a correction."""
+        row = self._ledger_row(booking, settlement, "settlement")
+
+        def work(connection: Connection) -> None:
+            closed = connection.execute(delete(reservations).where(reservations.c.request_id == booking.request_id)).rowcount
+            if closed:
+                _touch(connection, booking, reserved=-booking.plan.amount, spent=settlement.cost, force=True)
+                connection.execute(insert(ledger), row)
+            else:
+                _correct(connection, booking, row)
+
+        await self._database.write(work)
+
+    def _reservation_row(self, booking: Booking) -> dict[str, object]:
+        return {
+            "request_id": booking.request_id,
+            "worker": self._worker,
+            "tenant": booking.tenant,
+            "key_id": booking.key_id,
+            "day": booking.day,
+            "month": booking.month,
+            "amount": booking.plan.amount,
+            "attempt": booking.attempt,
+            "plan": msgspec.json.encode(booking.plan).decode(),
+            "policy_version": booking.policy_version,
+            "created_at": booking.plan.started_at,
+        }
+
+    @staticmethod
+    def _ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str, object]:
+        plan, usage = booking.plan, settlement.usage
+        return {
+            "id": uuid.uuid4().hex,
+            "request_id": booking.request_id,
+            "attempt": booking.attempt,
+            "entry": entry,
+            "tenant": booking.tenant,
+            "key_id": booking.key_id,
+            "backend": plan.backend,
+            "provider": plan.provider,
+            "model": settlement.model,
+            "provider_request_id": settlement.provider_request_id,
+            "outcome": settlement.outcome,
+            "error": settlement.error,
+            "usage_source": usage.source,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cache_read_input_tokens": usage.cache_read_input_tokens,
+            "cache_creation_input_tokens": usage.cache_creation_input_tokens,
+            "reasoning_output_tokens": usage.reasoning_output_tokens,
+            "delivered_characters": settlement.delivered_characters,
+            "cost": settlement.cost,
+            "reserved": plan.amount,
+            "price": msgspec.json.encode(plan.price).decode(),
+            "rule": plan.rule,
+            "policy_version": booking.policy_version,
+            "started_at": plan.started_at,
+            "ended_at": settlement.ended_at,
+        }
+
+
+def _check_caps(booking: Booking, amount: int) -> None:
+    # An absent row is inserted without the statement's condition: the amount alone must fit.
+    if amount > min(booking.caps.day if booking.caps.day is not None else UNCAPPED, booking.caps.month if booking.caps.month is not None else UNCAPPED):
+        raise BudgetExceeded(booking.tenant, amount)
+
+
+def _touch(connection: Connection, booking: Booking, *, reserved: int, spent: int, force: bool = False) -> None:
+    """Move the day's and the month's counters together, or neither. `force` books what is already spent whatever the cap says."""
+    changed = connection.execute(
+        _TOUCH_BUDGETS,
+        {
+            "tenant": booking.tenant,
+            "day": booking.day,
+            "month": booking.month,
+            "day_cap": UNCAPPED if booking.caps.day is None else booking.caps.day,
+            "month_cap": UNCAPPED if booking.caps.month is None else booking.caps.month,
+            "spent": spent,
+            "amount": reserved,
+            "force": int(force),
+        },
+    ).rowcount
+    if changed != 2:
+        raise BudgetExceeded(booking.tenant, booking.plan.amount)
+
+
+_ADDITIVE = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "reasoning_output_tokens", "delivered_characters", "cost")
+
+
+def _correct(connection: Connection, booking: Booking, row: dict[str, object]) -> None:
+    """The attempt was recovered meanwhile (its worker had been given up): book the difference to what the recovery assumed."""
+    booked = connection.execute(select(ledger).where(ledger.c.request_id == booking.request_id, ledger.c.attempt == booking.attempt)).mappings().all()
+    if any(entry["entry"] == "settlement" for entry in booked):
+        return  # settled before: settling is idempotent
+    difference = {column: _number(row[column]) - sum(_number(entry[column]) for entry in booked) for column in _ADDITIVE}
+    _touch(connection, booking, reserved=0, spent=difference["cost"], force=True)
+    connection.execute(insert(ledger), {**row, **difference, "entry": "correction", "reserved": 0})
+
+
+def _number(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def recover(connection: Connection, worker: str, now: float) -> int:
+    """Settle the reservations a dead worker left open, at what was reserved, marked estimated. Returns how many. Idempotent."""
+    rows = connection.execute(select(reservations).where(reservations.c.worker == worker)).mappings().all()
+    for row in rows:
+        plan = msgspec.json.decode(row["plan"], type=AttemptPlan)
+        booking = Booking(
+            request_id=row["request_id"],
+            tenant=row["tenant"],
+            key_id=row["key_id"],
+            policy_version=row["policy_version"],
+            caps=Caps(),
+            day=row["day"],
+            month=row["month"],
+            attempt=row["attempt"],
+            plan=plan,
+        )
+        settlement = Settlement(
+            outcome="crashed",
+            usage=Usage(input_tokens=plan.input_bound, output_tokens=plan.output_bound, source="estimated"),
+            cost=plan.amount,
+            provider_request_id=None,
+            model=plan.model,
+            delivered_characters=0,
+            error="worker_died",
+            ended_at=now,
+        )
+        if connection.execute(delete(reservations).where(reservations.c.request_id == row["request_id"])).rowcount:
+            connection.execute(
+                budgets.update()
+                .where(budgets.c.tenant == booking.tenant, budgets.c.period.in_((booking.day, booking.month)))
+                .values(spent=budgets.c.spent + plan.amount, reserved=budgets.c.reserved - plan.amount)
+            )
+            connection.execute(insert(ledger), Accounting._ledger_row(booking, settlement, "recovery"))
+    return len(rows)

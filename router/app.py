@@ -1,0 +1,76 @@
+"""Wiring: routes, middleware and error bodies. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from router.gateway import Gateway
+from router.http import admin, chat, explain, files, health, models, vector_stores
+from router.http.errors import ApiError
+from router.http.middleware import Authenticate, RequestId
+
+log = structlog.get_logger("headgate.http")
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+
+
+def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes: int) -> Litestar:
+    """The ASGI application. `open_gateway` is awaited at start-up, on the loop that serves."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
+        gateway = await open_gateway()
+        app.state.gateway = gateway
+        await gateway.start()
+        try:
+            yield
+        finally:
+            await gateway.stop()
+
+    return Litestar(
+        route_handlers=[
+            chat.chat_completions,
+            explain.explain_route,
+            models.list_models,
+            models.get_model,
+            health.live,
+            health.ready,
+            health.metrics,
+            *files.handlers,
+            *vector_stores.handlers,
+            *admin.handlers,
+        ],
+        middleware=[RequestId(), Authenticate()],
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
+        lifespan=[lifespan],
+        openapi_config=OpenAPIConfig(title="Headgate", version="0.1.0", path="/schema", render_plugins=[JsonRenderPlugin(path="/openapi.json")]),
+        request_max_body_size=max_body_bytes,
+        logging_config=None,
+    )
+
+
+def _respond(error: ApiError) -> Response[bytes]:
+    return Response(error.body(), status_code=error.status, media_type="application/json", headers=error.headers)
+
+
+def _api_error(_request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
+    return _respond(error)
+
+
+def _http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    code = _CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
+    return _respond(ApiError(error.status_code, code, error.detail, headers=error.headers))
+
+
+def _internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    request_id = request.state.get("request_id", "")
+    log.error("request_failed", request_id=request_id, path=request.url.path, exc_info=error)
+    return _respond(ApiError(500, "internal_error", f"The service failed. Tell your administrator the request id {request_id}."))

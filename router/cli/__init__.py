@@ -1,0 +1,40 @@
+"""The command `headgate`. Every command that prints takes `--json`. Exit status: 0 done, 1 refused or failed, 2 wrong use or configuration."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from config.settings import SettingsError
+from config.yamlfile import YamlError
+from router.cli.documents import documents
+from router.cli.doctor import doctor
+from router.cli.identity import keys, tenants
+from router.cli.policy import policy
+from router.cli.serve import serve
+from router.cli.usage import usage
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="headgate")
+def cli() -> None:
+    """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
+
+
+for command in (serve, policy, tenants, keys, documents, usage, doctor):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one clear message, never a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (YamlError, SettingsError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)

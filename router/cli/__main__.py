@@ -1,0 +1,5 @@
+"""`python -m router.cli`: the command `headgate`."""
+
+from router.cli import main
+
+main()

@@ -1,0 +1,129 @@
+"""`headgate doctor`: what is configured, reachable and loaded, and why not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+import msgspec
+from msgspec import Struct
+from sqlalchemy import text
+
+from adapters.backend import BackendContext, create_backend
+from adapters.errors import BackendError
+from config.settings import hide_password
+from policies.load import PolicyError, load_policy
+from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
+from router.gateway import known_price, socket_path
+from router.launch import Launch
+
+EXTRAS = {"documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"), "local": ("torch", "transformers"), "postgres": ("asyncpg",)}
+
+
+class Finding(Struct, frozen=True):
+    """One thing looked at. `level`: ok, note (works without it) or problem."""
+
+    subject: str
+    level: str
+    message: str
+
+
+@click.command()
+@config_option
+@json_option
+def doctor(config: Path | None, as_json: bool) -> None:
+    """Look at the installation. Calls no provider. Exit status 1 when something must be mended."""
+    launch = find_launch(config)
+    findings = asyncio.run(_examine(launch))
+    if as_json:
+        print_json(msgspec.to_builtins(findings))
+    else:
+        for finding in findings:
+            click.echo(f"{ {'ok': 'ok  ', 'note': 'note', 'problem': 'FAIL'}[finding.level] }  {finding.subject}: {finding.message}")
+    sys.exit(1 if any(finding.level == "problem" for finding in findings) else 0)
+
+
+async def _examine(launch: Launch) -> list[Finding]:
+    settings = launch.settings()
+    findings = [
+        Finding("policy file", "ok", launch.config),
+        Finding("home", "ok", f"{settings.home.resolve()} ({'a server runs on it' if is_serving(settings) else 'no server runs on it'})"),
+    ]
+    findings += _extras()
+    findings.append(await asyncio.to_thread(_database, launch))
+    findings += await _compute(launch)
+    findings += await _backends(launch)
+    return findings
+
+
+def _extras() -> list[Finding]:
+    findings = []
+    for extra, packages in EXTRAS.items():
+        missing = [package for package in packages if not _version(package)]
+        if missing:
+            findings.append(Finding(f"extra {extra}", "note", f"not installed ({', '.join(missing)}): pip install 'headgate[{extra}]'"))
+        else:
+            findings.append(Finding(f"extra {extra}", "ok", ", ".join(f"{package} {_version(package)}" for package in packages)))
+    return findings
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _database(launch: Launch) -> Finding:
+    from router.launch import open_state
+
+    settings = launch.settings()
+    shown = hide_password(settings.database)
+    database = open_state(settings)
+    try:
+        database.read_blocking(lambda connection: connection.execute(text("SELECT 1")).scalar())
+    except Exception as error:  # whatever keeps the database from answering is the finding
+        return Finding("database", "problem", f"{shown} does not answer: {error}")
+    finally:
+        database.close()
+    return Finding("database", "ok", shown)
+
+
+async def _compute(launch: Launch) -> list[Finding]:
+    from router.compute.client import ComputeClient
+
+    settings = launch.settings()
+    path = socket_path(settings.home)
+    if not path.exists():
+        return [Finding("compute process", "note", "not running: it starts with headgate serve")]
+    client = ComputeClient(path, connect_s=2)
+    try:
+        stats = await client.stats()
+    except BackendError as error:
+        return [Finding("compute process", "problem" if is_serving(settings) else "note", f"does not answer: {error.message}")]
+    finally:
+        await client.aclose()
+    engines = ", ".join(f"{engine.model} is {engine.state}" for engine in stats.engines) or "no local model loaded"
+    return [Finding("compute process", "ok", f"process {stats.pid}; {engines}")]
+
+
+async def _backends(launch: Launch) -> list[Finding]:
+    from router.backends import load_kinds
+
+    load_kinds(launch.settings())
+    try:
+        policy = load_policy(launch.text(), launch.config, price_of=known_price)
+    except PolicyError as error:
+        return [Finding("policy", "problem", str(error))]
+    findings = [Finding("policy", "ok", f"{len(policy.backends)} backends, {len(policy.file.rules)} rules")]
+    for name, configured in policy.backends.items():
+        backend = create_backend(name, configured.spec, BackendContext(environ=launch.environ()))
+        health = await backend.health()
+        local = configured.spec.kind == "llama"
+        reason = "answers in the compute process while headgate serves" if local else health.reason
+        findings.append(Finding(f"backend {name}", "ok" if health.ready else "note", f"{configured.spec.kind} {backend.model}: {'ready' if health.ready else reason}"))
+        await backend.aclose()
+    return findings

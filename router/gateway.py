@@ -1,0 +1,267 @@
+"""What one worker holds: the database, the active policy with its backends, the books, the keys, the compute process, the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters.backend import Backend, BackendContext, BackendSpec, LocalCompute, create_backend
+from adapters.errors import BackendError
+from adapters.price_book import price_for
+from adapters.types import BackendHealth
+from adapters.wrappers import guarded, with_timeouts
+from config.database import Database
+from config.prices import Price
+from config.settings import Settings
+from policies.access import Action, Principal, allowed
+from policies.decide import BackendState, State
+from policies.load import Policy, load_policy
+from retrieval.store import Documents
+from retrieval.values import NotFound, SearchRequest, SearchResult
+from router.accounting import Accounting, Booking, Settlement
+from router.auth import Authenticator
+from router.http.errors import ApiError
+from router.policy_store import PolicyVersion, active_version
+from router.tables import workers
+from router.telemetry import Metrics
+
+T = TypeVar("T")
+log = structlog.get_logger("headgate.gateway")
+
+REFRESH_S = 0.5
+BEAT_S = 2.0
+
+
+class Compute(LocalCompute, Protocol):
+    """The compute process: local models and search."""
+
+    async def search(self, request: SearchRequest) -> SearchResult: ...
+
+    async def aclose(self) -> None: ...
+
+
+class ActivePolicy:
+    """A policy version with everything made from it. Requests hold it while they run; it is closed when the last one let go."""
+
+    def __init__(self, policy: Policy, version: PolicyVersion, context: BackendContext) -> None:
+        self.policy = policy
+        self.version = version.version
+        self.etag = version.etag
+        self.backends: dict[str, Backend] = {
+            name: guarded(with_timeouts(create_backend(name, configured.spec, context), configured.spec)) for name, configured in policy.backends.items()
+        }
+        self.health: dict[str, BackendHealth] = {}
+        self.users = 0
+        self.retired = False
+
+    def state(self, seed: int) -> State:
+        """What a decision depends on besides the policy and the request."""
+        return State(
+            backends={
+                name: BackendState(ready=health.ready, reason=health.reason, capabilities=self.backends[name].capabilities)
+                for name, health in self.health.items()
+            },
+            seed=seed,
+        )
+
+    async def check_health(self) -> None:
+        for name, backend in self.backends.items():
+            try:
+                async with asyncio.timeout(2):
+                    self.health[name] = await backend.health()
+            except (BackendError, TimeoutError, OSError) as error:
+                self.health[name] = BackendHealth(ready=False, reason=str(error) or "no answer within 2 s")
+
+    async def aclose(self) -> None:
+        for backend in self.backends.values():
+            await backend.aclose()
+
+
+class PolicyHolder:
+    """The policy in force, swapped whole; a request keeps the one it began with."""
+
+    def __init__(self, database: Database, settings: Settings, context: BackendContext, source: str) -> None:
+        self._database = database
+        self._settings = settings
+        self._context = context
+        self._source = source
+        self._current: ActivePolicy | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def current(self) -> ActivePolicy:
+        assert self._current is not None, "refresh() comes first"
+        return self._current
+
+    def acquire(self) -> ActivePolicy:
+        active = self.current
+        active.users += 1
+        return active
+
+    def release(self, active: ActivePolicy) -> None:
+        active.users -= 1
+        self._close_if_unused(active)
+
+    async def refresh(self) -> None:
+        """Load the active version if it is another than the one in force."""
+        version = await self._database.read(active_version)
+        if version is None or (self._current is not None and version.version == self._current.version):
+            return
+        policy = load_policy(version.text, self._source, price_of=known_price)
+        active = ActivePolicy(policy, version, self._context)
+        await active.check_health()
+        old, self._current = self._current, active
+        log.info("policy_active", version=version.version, hash=version.hash[:12])
+        if old is not None:
+            old.retired = True
+            self._close_if_unused(old)
+
+    def _close_if_unused(self, active: ActivePolicy) -> None:
+        if active.retired and active.users == 0:
+            task = asyncio.ensure_future(active.aclose())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+class Gateway:
+    """One worker's services. Open with `start`, close with `stop`."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        secret: bytes,
+        worker: str,
+        instance: str,
+        documents: Documents,
+        compute: Compute | None,
+        source: str,
+        environ: Mapping[str, str],
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.secret = secret
+        self.documents = documents
+        self.compute = compute
+        self.metrics = Metrics()
+        self.auth = Authenticator(database, secret)
+        self.accounting = Accounting(database, worker)
+        self.policy = PolicyHolder(database, settings, BackendContext(environ=dict(environ), compute=compute), source)
+        self._worker = worker
+        self._instance = instance
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await self.policy.refresh()
+        await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
+        self._loops = [asyncio.create_task(self._every(REFRESH_S, self.policy.refresh)), asyncio.create_task(self._every(BEAT_S, self._beat))]
+
+    async def stop(self) -> None:
+        """Wait for every settlement, then close."""
+        for loop in self._loops:
+            loop.cancel()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+        await self.policy.current.aclose()
+        if self.compute is not None:
+            await self.compute.aclose()
+        await self.database.write(lambda connection: connection.execute(delete(workers).where(workers.c.id == self._worker)))
+        await self.database.aclose()
+
+    def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run to the end whatever happens to the caller."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever awaits it sees it; without this, an unawaited one would be reported a second time
+
+    async def settle(self, booking: Booking, settlement: Settlement) -> None:
+        """Settle, again and again while the database is away: money that was spent is booked."""
+        delay = 0.1
+        while True:
+            try:
+                return await self.accounting.settle(booking, settlement)
+            except Exception:
+                log.exception("settlement_failed", request_id=booking.request_id, retry_in_s=delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 10.0)
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        """Passages for a question. Raises `ApiError` 503 where search is not available."""
+        if self.compute is None:
+            raise ApiError(503, "documents_unavailable", "Documents cannot be searched here: install headgate[documents] and restart.")
+        try:
+            return await self.compute.search(request)
+        except BackendError as error:
+            raise ApiError(503, "documents_unavailable", f"Documents cannot be searched now: {error.message}", headers={"retry-after": "2"}) from error
+
+    async def require_stores(self, tenant: str, stores: tuple[str, ...], param: str) -> None:
+        """Raises `ApiError` 404 for a store that is missing or another tenant's, in the same words."""
+        try:
+            await self.documents.use_stores(tenant, tuple(dict.fromkeys(stores)))
+        except NotFound as error:
+            raise ApiError(404, "vector_store_not_found", f"{error} List yours with GET /v1/vector_stores.", param=param) from error
+
+    async def database_problem(self) -> str | None:
+        """Why the database does not answer, or None."""
+        try:
+            async with asyncio.timeout(2):
+                await self.database.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+        except TimeoutError:
+            return "the database does not answer within 2 s"
+        except (SQLAlchemyError, OSError) as error:
+            return f"the database fails: {type(error).__name__}"
+        return None
+
+    @staticmethod
+    def require(principal: Principal, action: Action) -> None:
+        """Raises `ApiError` 403 unless the principal's role allows the action."""
+        if not allowed(principal, action):
+            raise ApiError(403, "not_permitted", f"The role {principal.role!r} may not do this ({action}).")
+
+    async def _every(self, seconds: float, work: Any) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Exception:
+                log.exception("background_work_failed", work=getattr(work, "__name__", ""))
+
+    async def _beat(self) -> None:
+        await self.database.write(lambda connection: connection.execute(update(workers).where(workers.c.id == self._worker).values(beat=workers.c.beat + 1)))
+        await self.policy.current.check_health()
+
+
+def known_price(_name: str, spec: BackendSpec) -> Price | None:
+    """The price book's rates for a backend whose table gives none."""
+    return price_for(spec)
+
+
+def _register(connection: Connection, worker: str, instance: str) -> None:
+    connection.execute(insert(workers), {"id": worker, "instance": instance, "beat": 0, "started_at": time.time()})
+
+
+def socket_path(home: Path) -> Path:
+    """Where the compute process of this home listens. A socket's path has a short limit, so a deep home gets a short one elsewhere."""
+    path = home.resolve() / "run" / "compute.sock"
+    if len(str(path)) < 100:
+        return path
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"headgate-{os.getuid()}-{digest}" / "compute.sock"

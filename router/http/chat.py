@@ -1,0 +1,224 @@
+"""`POST /v1/chat/completions`: one answer, streamed or whole, to a client that may leave at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING
+
+import structlog
+from litestar import post
+from litestar.types import Receive, Scope, Send
+
+from adapters.collect import Collector
+from adapters.errors import BackendError
+from router.http.context import HttpRequest, gateway_of, principal_of, request_id_of
+from router.http.errors import ApiError
+from router.pipeline import Exchange
+from router.wire.openai_chat import Call, decode_chat
+from router.wire.openai_chat_out import ChunkEncoder, completion
+from router.wire.sse import HEADERS, HEARTBEAT
+
+if TYPE_CHECKING:
+    from policies.access import Principal
+    from router.gateway import Gateway
+
+log = structlog.get_logger("headgate.chat")
+
+
+def backend_failure(error: BackendError) -> ApiError:
+    """What a client sees of a backend's failure."""
+    headers = {} if error.retry_after is None else {"retry-after": f"{max(1, round(error.retry_after))}"}
+    return ApiError(error.http_status, error.code, error.message, param=error.param, headers=headers)
+
+
+class ChatResponse:
+    """An ASGI response that runs the exchange itself, so that a client that leaves stops the work within a tick.
+
+    Headers and status wait for the first delta or for `commit_after_s`, whichever comes first; from then on heartbeats flow and a failure
+    is an error event. Exactly one terminal event is sent.
+    """
+
+    def __init__(self, gateway: Gateway, principal: Principal, call: Call, request_id: str) -> None:
+        self._gateway = gateway
+        self._principal = principal
+        self._call = call
+        self._id = request_id
+        self._headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway = self._gateway
+        exchange = Exchange(gateway, self._principal, self._call, self._id)
+        gateway.metrics.active(1)
+        work = asyncio.ensure_future(self._answer(exchange, send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not work.done():
+                work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+            exchange.close()
+            gateway.metrics.active(-1)
+            self._log(exchange)
+
+    async def _answer(self, exchange: Exchange, send: Send) -> None:
+        try:
+            await exchange.prepare()
+            if self._call.stream:
+                await self._stream(exchange, send)
+            else:
+                await self._whole(exchange, send)
+        except ApiError as error:
+            await self._refuse(error, send)
+        except BackendError as error:
+            await self._refuse(backend_failure(error), send)
+
+    async def _refuse(self, error: ApiError, send: Send) -> None:
+        self._gateway.metrics.refused(error.code)
+        extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        await _send_whole(send, error.status, error.body(), self._headers + extra)
+
+    async def _whole(self, exchange: Exchange, send: Send) -> None:
+        collector = Collector()
+        async with aclosing(exchange.events()) as events:
+            async for event in events:
+                collector.add(event)
+        for finish in exchange.finished:
+            collector.add(finish)
+        body = completion(self._response_id, int(exchange.created), exchange.model, collector.result(), exchange.usage, exchange.headgate())
+        await _send_whole(send, 200, body, self._headers + self._decision_headers(exchange))
+
+    async def _stream(self, exchange: Exchange, send: Send) -> None:
+        """Everything runs in this one task; only the heartbeat, which also opens the response when the commit is late, runs beside it."""
+        settings = self._gateway.settings
+        sender = _EventSender(send, lambda: self._headers + self._decision_headers(exchange), settings.commit_after_s, settings.heartbeat_s)
+        encoder: ChunkEncoder | None = None
+        try:
+            async with aclosing(exchange.events()) as events:
+                async for event in events:
+                    if encoder is None:
+                        encoder = self._encoder(exchange)
+                        await sender.start()
+                    if frames := encoder.event(event):
+                        await sender.send(frames)
+            await sender.start()
+            last = (encoder or self._encoder(exchange)).end(exchange.finished, exchange.usage, exchange.headgate())
+        except (ApiError, BackendError) as error:
+            refusal = error if isinstance(error, ApiError) else backend_failure(error)
+            if not sender.started:
+                raise
+            self._gateway.metrics.refused(refusal.code)
+            last = ChunkEncoder.error(refusal.detail, exchange.headgate())
+        except Exception:
+            if not sender.started:
+                raise
+            log.exception("stream_failed", request_id=self._id)
+            last = ChunkEncoder.error(ApiError(500, "internal_error", "The service failed; the request id says which log line.").detail, exchange.headgate())
+        finally:
+            sender.stop()
+        await sender.end(last)
+
+    def _encoder(self, exchange: Exchange) -> ChunkEncoder:
+        return ChunkEncoder(self._response_id, int(exchange.created), exchange.model, self._call.include_usage)
+
+    @property
+    def _response_id(self) -> str:
+        return "chatcmpl-" + self._id
+
+    def _decision_headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
+        decision = exchange.decision
+        assert decision is not None
+        overhead = max(0.0, time.perf_counter() - exchange.started - exchange.upstream_s)
+        self._gateway.metrics.overhead(overhead)
+        headers = [
+            (b"x-headgate-rule", decision.rule.encode("latin-1", "replace")),
+            (b"x-headgate-policy", str(exchange.active.version).encode()),
+            (b"x-headgate-overhead-ms", f"{overhead * 1000:.1f}".encode()),
+        ]
+        if exchange.backend_name:
+            headers += [(b"x-headgate-backend", exchange.backend_name.encode()), (b"x-headgate-model", exchange.model.encode())]
+        if exchange.ignored:
+            headers.append((b"x-headgate-ignored", ",".join(exchange.ignored).encode()))
+        return headers
+
+    def _log(self, exchange: Exchange) -> None:
+        log.info(
+            "chat",
+            request_id=self._id,
+            tenant=self._principal.tenant,
+            key=self._principal.key_id,
+            stream=self._call.stream,
+            backend=exchange.backend_name,
+            rule=exchange.decision.rule if exchange.decision else None,
+            outcome=exchange.outcome,
+            ms=round((time.perf_counter() - exchange.started) * 1000, 1),
+        )
+
+
+class _EventSender:
+    """Sends a stream's frames, and a comment line whenever nothing else was sent for `heartbeat_s`.
+
+    The response opens at `start`, or by itself after `commit_after_s`.
+    """
+
+    def __init__(self, send: Send, headers: Callable[[], list[tuple[bytes, bytes]]], commit_after_s: float, heartbeat_s: float) -> None:
+        self._send = send
+        self._headers = headers
+        self._heartbeat_s = heartbeat_s
+        self._last = 0.0
+        self._opening = asyncio.Lock()
+        self._beating = asyncio.create_task(self._beat(commit_after_s))
+        self.started = False
+
+    async def start(self) -> None:
+        if self.started:
+            return
+        async with self._opening:
+            if not self.started:
+                self.started = True
+                self._last = time.monotonic()
+                await self._send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *self._headers()]})
+
+    async def send(self, frames: bytes) -> None:
+        self._last = time.monotonic()
+        await self._send({"type": "http.response.body", "body": frames, "more_body": True})
+
+    async def end(self, frames: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": frames, "more_body": False})
+
+    def stop(self) -> None:
+        self._beating.cancel()
+
+    async def _beat(self, commit_after_s: float) -> None:
+        await asyncio.sleep(commit_after_s)
+        if not self.started:
+            await self.start()
+            await self.send(HEARTBEAT)
+        while True:
+            await asyncio.sleep(max(0.01, self._heartbeat_s - (time.monotonic() - self._last)))
+            if time.monotonic() - self._last >= self._heartbeat_s:
+                await self.send(HEARTBEAT)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_whole(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), length, *headers]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@post("/v1/chat/completions", status_code=200, tags=["chat"], summary="Answer a chat, streamed or whole")
+async def chat_completions(request: HttpRequest) -> ChatResponse:
+    """OpenAI's chat completions. `model: "auto"` lets the policy choose; a backend's or a model's name pins it."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    gateway.require(principal, "chat")
+    return ChatResponse(gateway, principal, decode_chat(await request.body()), request_id_of(request))

@@ -1,0 +1,30 @@
+"""What every route reads from its request: the worker's services, who asks, and the request's id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from litestar import Request
+from litestar.datastructures import State
+
+if TYPE_CHECKING:
+    from policies.access import Principal
+    from router.gateway import Gateway
+
+HttpRequest: TypeAlias = Request[Any, Any, State]
+
+
+def gateway_of(request: HttpRequest) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+def principal_of(request: HttpRequest) -> Principal:
+    """The authenticated caller; every route behind the key has one."""
+    principal: Principal = request.state.principal
+    return principal
+
+
+def request_id_of(request: HttpRequest) -> str:
+    request_id: str = request.state.request_id
+    return request_id

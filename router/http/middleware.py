@@ -1,0 +1,65 @@
+"""Who is asking: the request id and the API key, before any route runs."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from litestar.enums import ScopeType
+from litestar.middleware import ASGIMiddleware
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.http.errors import ApiError
+
+if TYPE_CHECKING:
+    from router.gateway import Gateway
+
+OPEN_PATHS = ("/health", "/schema", "/docs", "/assets")
+
+
+class RequestId(ASGIMiddleware):
+    """Gives every request an id of our own and answers it as `x-request-id`, on every status."""
+
+    scopes = (ScopeType.HTTP,)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        await next_app(scope, receive, send_with_id)
+
+
+class Authenticate(ASGIMiddleware):
+    """Puts the key's principal into the request's state. Raises `ApiError` 401 for no key and for a bad one, in the same words."""
+
+    scopes = (ScopeType.HTTP,)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        path = scope["path"]
+        if path != "/" and not path.startswith(OPEN_PATHS):
+            gateway: Gateway = scope["litestar_app"].state.gateway
+            key = presented_key(scope)
+            if key is None:
+                raise ApiError(401, "missing_api_key", "No API key: send 'Authorization: Bearer hg-...' or 'x-api-key: hg-...'.")
+            principal = await gateway.auth.principal(key)
+            if principal is None:
+                raise ApiError(401, "invalid_api_key", "This API key is unknown, expired or revoked. Ask your administrator for another.")
+            scope["state"]["principal"] = principal
+        await next_app(scope, receive, send)
+
+
+def presented_key(scope: Scope) -> str | None:
+    """The key as sent, from either header."""
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            return value.decode("latin-1").strip() or None
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer" and token.strip():
+                return token.strip()
+    return None

@@ -1,0 +1,56 @@
+"""The ingest process: indexes uploaded files one after the other, embedding them in the compute process.
+
+Apart from the others because a file is a stranger's input: what a parser does with it can harm this process only, which is restarted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+
+import structlog
+
+from router.compute.blocking import BlockingEmbedder
+from router.gateway import socket_path
+from router.launch import Launch, open_blobs, open_state
+from router.telemetry import configure_logging
+
+POLL_S = 0.2
+log = structlog.get_logger("headgate.ingest")
+
+
+def main() -> None:
+    """Index what waits until standard input closes or SIGTERM comes; the file being indexed then is finished first."""
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--config", required=True)
+    launch = Launch(config=arguments.parse_args().config)
+    configure_logging()
+    settings = launch.settings()
+
+    from retrieval.ingest import Ingestor
+
+    database = open_state(settings)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+
+    def stop_with_supervisor() -> None:
+        sys.stdin.buffer.read()
+        stopping.set()
+
+    threading.Thread(target=stop_with_supervisor, daemon=True).start()
+    with BlockingEmbedder(socket_path(settings.home)) as embedder:
+        ingestor = Ingestor(database, open_blobs(settings), embedder)
+        while not stopping.is_set():
+            try:
+                if ingestor.run_once():
+                    continue
+            except Exception:
+                log.exception("ingest_failed")
+            stopping.wait(POLL_S)
+    database.close()
+
+
+if __name__ == "__main__":
+    main()

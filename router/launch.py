@@ -1,0 +1,57 @@
+"""How the processes of one service find each other: what the command line was told, resolved once and handed on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from config.database import Database, migrate, open_database
+from config.settings import Settings, load_settings
+from retrieval.blobs import FolderBlobs
+from retrieval.store import Documents
+
+DEFAULT_POLICY = Path(__file__).resolve().parent.parent / "config" / "defaults" / "headgate.yaml"
+
+
+class Launch(Struct, frozen=True):
+    """The policy file and the settings it and the environment give; `overrides` are the command line's `HEADGATE_*` equivalents."""
+
+    config: str
+    overrides: dict[str, str] = {}
+
+    def environ(self) -> Mapping[str, str]:
+        return {**os.environ, **self.overrides}
+
+    def text(self) -> str:
+        return Path(self.config).read_text(encoding="utf-8")
+
+    def settings(self) -> Settings:
+        """Raises `YamlError` or `SettingsError`."""
+        return load_settings(self.environ(), self.text(), self.config)
+
+    def command(self, module: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", module, *arguments]
+
+
+def open_state(settings: Settings) -> Database:
+    """The database of these settings, not migrated."""
+    return open_database(settings.database, durability=settings.durability)
+
+
+def migrate_state(database: Database) -> None:
+    """Bring every package's tables to their newest form."""
+    root = Path(__file__).resolve().parent.parent
+    migrate(database, [root / "router" / "migrations", root / "retrieval" / "migrations"])
+
+
+def open_blobs(settings: Settings) -> FolderBlobs:
+    """Where the originals of documents lie."""
+    return FolderBlobs(settings.home / "files")
+
+
+def open_documents(database: Database, settings: Settings) -> Documents:
+    return Documents(database, open_blobs(settings), max_file_bytes=settings.upload_max_mb * 2**20)

@@ -1,0 +1,123 @@
+"""Output moderation as a stage of the stream: one moderator for every text a client can see."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from adapters.types import (
+    Citation,
+    CitationAdded,
+    Event,
+    Finished,
+    JsonObject,
+    ProviderItem,
+    ReasoningDelta,
+    RefusalDelta,
+    ResponseStarted,
+    TextDelta,
+    ToolCallDelta,
+    UsageReported,
+)
+from policies.moderation import Match, Moderator, RuleSet, moderate
+
+_Stream = tuple[str, int, int]
+
+
+class Moderation:
+    """Moderates one answer. Texts are separate streams: each choice's text, reasoning and refusal, and each tool call's arguments."""
+
+    def __init__(self, rules: RuleSet) -> None:
+        self.rules = rules
+        self._moderators: dict[_Stream, Moderator] = {}
+        self.matches: list[Match] = []
+        self.blocked = False
+
+    async def stage(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+        """Pass events on with their text moderated. At a blocking match: the choices' `Finished` with `content_filter`, and the end."""
+        choices: set[int] = set()
+        async for event in events:
+            match event:
+                case TextDelta():
+                    choices.add(event.choice)
+                    if text := self._feed(("text", event.choice, 0), event.text):
+                        yield event if text == event.text else TextDelta(text, event.choice)
+                case ReasoningDelta():
+                    if text := self._feed(("reasoning", event.choice, 0), event.text):
+                        yield ReasoningDelta(text, event.choice)
+                case RefusalDelta():
+                    if text := self._feed(("refusal", event.choice, 0), event.text):
+                        yield RefusalDelta(text, event.choice)
+                case ToolCallDelta():
+                    choices.add(event.choice)
+                    text = self._feed(("tool", event.choice, event.index), event.arguments)
+                    if text or event.id is not None:
+                        yield ToolCallDelta(event.index, event.id, event.name, text, event.choice)
+                case Finished():
+                    choices.discard(event.choice)
+                    for held in self._finish(event.choice):
+                        yield held
+                    yield Finished("content_filter", event.choice, event.provider_reason) if self.blocked else event
+                case CitationAdded() | ProviderItem() | ResponseStarted() | UsageReported():
+                    yield event
+            if self.blocked:
+                for choice in sorted(choices):
+                    yield Finished("content_filter", choice)
+                return
+
+    def follow(self, citation: Citation, choice: int = 0) -> Citation:
+        """The citation as it may be shown: its quote moderated like the answer, its place in the answer moved with the redactions."""
+        quote = moderate(self.rules, citation.quote)
+        moderator = self._moderators.get(("text", choice, 0))
+        start, end = citation.answer_start, citation.answer_end
+        if moderator is not None:
+            start, end = moderator.to_released(start), moderator.to_released(end, end=True)
+        return Citation(
+            file_id=citation.file_id,
+            filename=citation.filename,
+            page=citation.page,
+            start=citation.start,
+            end=citation.end,
+            quote=quote.text,
+            answer_start=start,
+            answer_end=end,
+            redacted=bool(quote.matches),
+        )
+
+    def report(self) -> JsonObject:
+        """What was found, by rule: for the `headgate` object. Never the matched text."""
+        counts: dict[str, int] = {}
+        for match in self.matches:
+            counts[match.rule] = counts.get(match.rule, 0) + 1
+        return {"blocked": self.blocked, "matches": [{"rule": rule, "count": count} for rule, count in sorted(counts.items())]}
+
+    def _feed(self, stream: _Stream, text: str) -> str:
+        moderator = self._moderators.get(stream)
+        if moderator is None:
+            moderator = self._moderators[stream] = Moderator(self.rules)
+        released = moderator.feed(text)
+        if released.matches:
+            self.matches += released.matches
+        self.blocked = self.blocked or released.blocked
+        return released.text
+
+    def _finish(self, choice: int) -> list[Event]:
+        """Release what the choice's streams still hold, now that nothing can follow."""
+        held: list[Event] = []
+        for (kind, owner, index), moderator in self._moderators.items():
+            if owner != choice:
+                continue
+            released = moderator.finish()
+            self.matches += released.matches
+            self.blocked = self.blocked or released.blocked
+            if not released.text:
+                continue
+            match kind:
+                case "text":
+                    held.append(TextDelta(released.text, choice))
+                case "reasoning":
+                    held.append(ReasoningDelta(released.text, choice))
+                case "refusal":
+                    held.append(RefusalDelta(released.text, choice))
+                case _:
+                    held.append(ToolCallDelta(index, arguments=released.text, choice=choice))
+        return held

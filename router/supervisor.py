@@ -1,0 +1,330 @@
+"""`headgate serve`: prepares the state, then runs the workers, the compute process and the ingest process, and keeps them running.
+
+One supervisor per home folder (a lock on `run/lock`). It holds the listening socket, so a worker can die and be replaced while connections
+wait; what a dead worker left reserved is settled at once, and what dead replicas left once their heartbeat has stood still long enough.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import structlog
+from sqlalchemy import Connection, delete, select as sql_select
+
+from config.database import Database
+from config.secretfile import admin_key, load_secret
+from config.settings import Settings
+from policies.load import load_policy
+from router import auth, policy_store
+from router.accounting import recover
+from router.backends import load_kinds
+from router.gateway import known_price, socket_path
+from router.launch import Launch, migrate_state, open_state
+from router.tables import reservations, workers
+from router.telemetry import METRICS_FOLDER, forget_worker, prepare_metrics_folder
+
+log = structlog.get_logger("headgate.supervisor")
+
+TICK_S = 0.5
+STILL_S = 30.0
+"""How long another instance's heartbeat may stand still before its reservations are settled."""
+
+RESTART_AFTER_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+HEALTHY_AFTER_S = 30.0
+
+
+class AlreadyRunning(Exception):
+    """Another supervisor serves this home folder."""
+
+
+class Child:
+    """One process that should always run. Restarted when it ends, after a growing pause while it keeps ending early."""
+
+    def __init__(self, name: str, start: Callable[[Child], subprocess.Popen[bytes]]) -> None:
+        self.name = name
+        self.id = ""
+        self._start = start
+        self._failures = 0
+        self._started = 0.0
+        self._next = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.id = uuid.uuid4().hex
+        self._started = time.monotonic()
+        self.process = self._start(self)
+
+    def ended(self) -> int | None:
+        """The exit status, once, of a process that has ended."""
+        if self.process is None or (status := self.process.poll()) is None:
+            return None
+        lived = time.monotonic() - self._started
+        self._failures = 0 if lived > HEALTHY_AFTER_S else self._failures + 1
+        self._next = time.monotonic() + RESTART_AFTER_S[min(self._failures, len(RESTART_AFTER_S) - 1)]
+        self.process = None
+        return status
+
+    @property
+    def due(self) -> bool:
+        return self.process is None and time.monotonic() >= self._next
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+class Supervisor:
+    """Prepares and supervises one instance of the service."""
+
+    def __init__(self, launch: Launch, announce: Callable[[str], None]) -> None:
+        self._launch = launch
+        self._announce = announce
+        self._settings: Settings = launch.settings()
+        self._instance = ""
+        self._stopping = False
+        self._children: list[Child] = []
+        self._ready_read, self._ready_write = os.pipe()
+        self._beats: dict[str, tuple[int, float]] = {}
+        self._lock: IO[str] | None = None
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT. Returns the exit status. Raises what a user can mend: settings, policy, port, lock."""
+        settings = self._settings
+        settings.home.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        listener = _listen(settings.host, settings.port)
+        port = listener.getsockname()[1]
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(stop, self._on_signal)
+        metrics = settings.home / "run" / "metrics"
+        prepare_metrics_folder(metrics)
+        os.environ[METRICS_FOLDER] = str(metrics.resolve())
+        with_compute = installed("sentence_transformers") or installed("transformers")
+        starting = [self._spawn_worker(listener) for _ in range(settings.workers)]
+        try:
+            load_kinds(settings)
+            load_policy(self._launch.text(), self._launch.config, price_of=known_price)
+            database = open_state(settings)
+            made = self._prepare(database)
+        except BaseException:
+            for process in starting:
+                process.kill()
+                process.wait()
+            raise
+        if with_compute:
+            self._add("compute", lambda child: self._spawn("router.compute", "--socket", str(socket_path(settings.home)), "--config", self._launch.config))
+            if installed("faiss"):
+                self._add("ingest", lambda child: self._spawn("router.ingest", "--config", self._launch.config))
+        for number in range(settings.workers):
+            self._add(f"worker-{number}", lambda child: self._order_worker(child, listener, starting, with_compute))
+        url = f"http://{settings.host}:{port}"
+        self._watch(database, lambda: self._announce_ready(url, made))
+        return self._stop(database)
+
+    # --- before the first request ------------------------------------------------------------------------------------------------------------
+
+    def _take_lock(self) -> None:
+        folder = self._settings.home / "run"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise AlreadyRunning(f"another headgate serves {self._settings.home.resolve()}; stop it, or give this one its own HEADGATE_HOME") from error
+        identity = folder / "instance"
+        if not identity.exists():
+            identity.write_text(uuid.uuid4().hex)
+        self._instance = identity.read_text()
+
+    def _prepare(self, database: Database) -> auth.FirstKeys:
+        """Migrate, recover what an earlier run of this instance left open, import the policy file, make sure there are keys."""
+        migrate_state(database)
+        environ = self._launch.environ()
+        secret = load_secret(environ, self._settings.home).reveal().encode()
+        configured = admin_key(environ)
+        text = self._launch.text()
+        embedded = database.dialect == "sqlite"
+
+        def work(connection: Connection) -> auth.FirstKeys:
+            # The home's lock is ours, so whatever worker of this instance is registered is dead; a SQLite file has no other instance.
+            dead = _workers_of(connection, None if embedded else self._instance)
+            recovered = sum(_bury(connection, worker) for worker in dead)
+            if recovered:
+                log.warning("recovered_reservations", count=recovered)
+            policy_store.import_file(connection, text)
+            return auth.ensure_first_keys(connection, secret, configured.reveal() if configured else None)
+
+        return database.write_blocking(work)
+
+    def _announce_ready(self, url: str, made: auth.FirstKeys) -> None:
+        self._announce(f"Headgate is ready on {url}")
+        self._announce(f"  API reference  {url}/docs      health  {url}/health")
+        self._announce(f"  base_url for the OpenAI SDK: {url}/v1")
+        if made.admin is not None:
+            self._announce(f"  admin key, to administer (shown this once): {made.admin}")
+        if made.chat is not None:
+            self._announce(f"  key of tenant {auth.DEFAULT_TENANT!r}, to chat (shown this once): {made.chat}")
+
+    # --- processes ---------------------------------------------------------------------------------------------------------------------------
+
+    def _add(self, name: str, start: Callable[[Child], subprocess.Popen[bytes]]) -> None:
+        child = Child(name, start)
+        child.start()
+        self._children.append(child)
+
+    def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._launch.command(module, *arguments), stdin=subprocess.PIPE, env={**self._launch.environ()})
+
+    def _spawn_worker(self, listener: socket.socket) -> subprocess.Popen[bytes]:
+        command = self._launch.command("router.worker")
+        return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(listener.fileno(), self._ready_write), env={**self._launch.environ()})
+
+    def _order_worker(self, child: Child, listener: socket.socket, waiting: list[subprocess.Popen[bytes]], compute: bool) -> subprocess.Popen[bytes]:
+        process = waiting.pop() if waiting else self._spawn_worker(listener)
+        orders = {
+            "worker": child.id,
+            "instance": self._instance,
+            "launch": self._launch,
+            "socket": listener.fileno(),
+            "ready": self._ready_write,
+            "compute": compute,
+        }
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(orders) + b"\n")
+        process.stdin.flush()
+        return process
+
+    # --- while it runs -----------------------------------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _watch(self, database: Database, ready: Callable[[], None]) -> None:
+        config = Path(self._launch.config)
+        seen = _modified(config)
+        waiting = self._settings.workers
+        swept = time.monotonic()
+        while not self._stopping:
+            if waiting and select.select([self._ready_read], [], [], TICK_S)[0]:
+                waiting -= len(os.read(self._ready_read, waiting))
+                if not waiting:
+                    ready()
+            elif not waiting:
+                time.sleep(TICK_S)
+            for child in self._children:
+                self._look_after(child, database)
+            if (now := _modified(config)) != seen:
+                seen = now
+                self._import_changed(database)
+            if time.monotonic() - swept > STILL_S / 3:
+                swept = time.monotonic()
+                self._sweep(database)
+
+    def _look_after(self, child: Child, database: Database) -> None:
+        pid = child.process.pid if child.process is not None else 0
+        worker = child.id
+        status = child.ended()
+        if status is not None and not self._stopping:
+            log.error("process_ended", process=child.name, status=status)
+            if child.name.startswith("worker"):
+                forget_worker(pid)
+                database.write_blocking(lambda connection: _bury(connection, worker))
+        if child.due and not self._stopping:
+            child.start()
+
+    def _import_changed(self, database: Database) -> None:
+        """The policy file changed: import it if it is valid, else say what is wrong and keep the policy in force."""
+        try:
+            text = self._launch.text()
+            load_policy(text, self._launch.config, price_of=known_price)
+        except (ValueError, OSError) as error:
+            log.error("policy_file_refused", problems=str(error))
+            return
+        version = database.write_blocking(lambda connection: policy_store.import_file(connection, text))
+        log.info("policy_file_imported", version=version.version)
+
+    def _sweep(self, database: Database) -> None:
+        """Settle what workers of other instances left open, once their heartbeat has stood still for `STILL_S` by this clock."""
+        now = time.monotonic()
+        rows = database.read_blocking(lambda connection: connection.execute(sql_select(workers.c.id, workers.c.beat, workers.c.instance)).all())
+        known = {row.id: row.beat for row in rows if row.instance != self._instance}
+        self._beats = {worker: (beat, self._beats[worker][1] if self._beats.get(worker, (None, 0))[0] == beat else now) for worker, beat in known.items()}
+        for worker, (_, since) in self._beats.items():
+            if now - since > STILL_S:
+                log.warning("recovering_still_worker", worker=worker)
+                database.write_blocking(lambda connection, worker=worker: _bury(connection, worker))  # type: ignore[misc]
+
+    def _stop(self, database: Database) -> int:
+        """Workers first (they finish their requests and settle), then the processes they need."""
+        groups = ([child for child in self._children if child.name.startswith("worker")], [child for child in self._children if not child.name.startswith("worker")])
+        for group in groups:
+            for child in group:
+                child.signal(signal.SIGTERM)
+            end = time.monotonic() + self._settings.shutdown_s + 5
+            for child in group:
+                if child.process is not None:
+                    try:
+                        child.process.wait(max(0.1, end - time.monotonic()))
+                    except subprocess.TimeoutExpired:
+                        log.error("process_killed", process=child.name)
+                        child.process.kill()
+                        child.process.wait()
+                if child.name.startswith("worker"):
+                    database.write_blocking(lambda connection, worker=child.id: _bury(connection, worker))  # type: ignore[misc]
+        database.close()
+        return 0
+
+
+def installed(module: str) -> bool:
+    """Whether a module of an extra is there, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(2048)
+    listener.set_inheritable(True)
+    return listener
+
+
+def _workers_of(connection: Connection, instance: str | None) -> set[str]:
+    """The registered workers of an instance; with None every worker that is registered or holds a reservation."""
+    query = sql_select(workers.c.id)
+    if instance is not None:
+        return set(connection.execute(query.where(workers.c.instance == instance)).scalars())
+    return {*connection.execute(query).scalars(), *connection.execute(sql_select(reservations.c.worker).distinct()).scalars()}
+
+
+def _bury(connection: Connection, worker: str) -> int:
+    """Settle a dead worker's reservations and forget it. Returns how many there were."""
+    recovered = recover(connection, worker, time.time())
+    connection.execute(delete(workers).where(workers.c.id == worker))
+    return recovered
+
+
+def _modified(path: Path) -> tuple[float, int]:
+    try:
+        state = path.stat()
+    except OSError:
+        return (0.0, 0)
+    return (state.st_mtime, state.st_size)
+
+
+if __name__ == "__main__":
+    sys.exit("run: headgate serve")

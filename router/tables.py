@@ -1,0 +1,117 @@
+"""The service's tables: identity, policy versions, reservations, budgets and the ledger.
+
+Money is in picodollars (1e-12 USD, integers); times are seconds since the epoch. The ledger is append only: a row is one attempt's
+outcome, and a later truth is another row (`entry = 'correction'`), never an update.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, String, Table, Text
+
+from config.database import new_metadata
+
+metadata = new_metadata()
+
+UNCAPPED = 9 * 10**18
+"""The cap of a period without one, in picodollars."""
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("created_at", Double, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("role", String(16), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("prefix", String(16), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("models", Text),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+)
+
+policy_versions = Table(
+    "policy_versions",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=True),
+    Column("hash", String(64), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("author", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("active", Boolean, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("instance", String(40), nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("started_at", Double, nullable=False),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("worker", String(40), nullable=False, index=True),
+    Column("tenant", String(64), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("day", String(16), nullable=False),
+    Column("month", String(16), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("period", String(16), primary_key=True),
+    Column("cap", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("request_id", String(64), nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
+    Column("entry", String(16), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("backend", String(64), nullable=False),
+    Column("provider", String(32), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("provider_request_id", String(200)),
+    Column("outcome", String(16), nullable=False),
+    Column("error", String(64)),
+    Column("usage_source", String(16), nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cache_read_input_tokens", BigInteger, nullable=False),
+    Column("cache_creation_input_tokens", BigInteger, nullable=False),
+    Column("reasoning_output_tokens", BigInteger, nullable=False),
+    Column("delivered_characters", BigInteger, nullable=False),
+    Column("cost", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("price", Text, nullable=False),
+    Column("rule", String(200), nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double, nullable=False),
+    Index("ix_ledger_tenant_ended_at", "tenant", "ended_at"),
+)

@@ -1,0 +1,139 @@
+"""Shared by all tests: no outside network, real databases, small helpers to wait without sleeping."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+for name in [name for name in os.environ if name.endswith("_API_KEY") or name.startswith("HEADGATE_")]:
+    if name != "HEADGATE_TEST_LONG":
+        del os.environ[name]
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+LOCAL = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104
+
+
+class OutsideConnection(RuntimeError):
+    """A test tried to leave this machine."""
+
+
+def _stay_home(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: any connection or name look-up that is not this machine's is an error."""
+    if event == "socket.connect" and arguments[0].family in (socket.AF_INET, socket.AF_INET6):
+        host = str(arguments[1][0])
+    elif event == "socket.getaddrinfo":
+        host = str(arguments[0] or "127.0.0.1")
+    else:
+        return
+    if not host.startswith(LOCAL):
+        raise OutsideConnection(f"tests run offline, and this one wanted {host}")
+
+
+sys.addaudithook(_stay_home)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Evaluation data and recorded traffic; tests that need them are skipped where they are absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared evaluation data is not beside this checkout")
+    return SHARED
+
+
+def _programs() -> Path | None:
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
+
+
+def _someone_else() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root: then run it as somebody else."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    pytest.skip("PostgreSQL refuses to run as root, and there is no other user")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server of this session's own, on loopback: its URL without a database name."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server programs (initdb, postgres) are not installed")
+    other = _someone_else()
+    folder = Path(tempfile.mkdtemp(prefix="headgate-pg-"))
+    if other:
+        os.chown(folder, other["user"], other["group"])
+    port = free_port()
+    data = folder / "data"
+    try:
+        subprocess.run(
+            [programs / "initdb", "-D", data, "-U", "headgate", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd=folder, **other
+        )
+        options = ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "max_connections=200"]
+        server = subprocess.Popen([programs / "postgres", "-D", data, "-p", str(port), *options], stderr=subprocess.DEVNULL, cwd=folder, **other)
+        try:
+            _wait_for_postgres(programs, port, server)
+            yield f"postgresql://headgate@127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(30)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for_postgres(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        if subprocess.run([programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True).returncode == 0:
+            return
+        try:
+            server.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    pytest.fail("PostgreSQL did not start")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh database."""
+    programs = _programs()
+    assert programs is not None
+    name = f"test_{uuid4().hex}"
+    port = postgres_server.rpartition(":")[2]
+    subprocess.run([programs / "createdb", "-h", "127.0.0.1", "-p", port, "-U", "headgate", name], check=True, capture_output=True)
+    yield f"{postgres_server}/{name}"
+    subprocess.run([programs / "dropdb", "--force", "-h", "127.0.0.1", "-p", port, "-U", "headgate", name], check=False, capture_output=True)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'headgate.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

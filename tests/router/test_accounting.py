@@ -1,0 +1,167 @@
+"""The books, on both databases: caps hold, every exit settles, recovery and late truth add up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import func, select
+
+from adapters.cost import upper_bound
+from adapters.errors import ProviderFault, StreamBroken
+from adapters.types import AttemptRecord, Usage
+from config.database import Database, open_database
+from config.prices import Price
+from router.accounting import Accounting, AttemptPlan, Booking, BudgetExceeded, Caps, measured, recover
+from router.launch import migrate_state
+from router.tables import budgets, ledger, reservations
+
+PRICE = Price(input=1.0, output=4.0)
+
+
+def plan(input_bound: int = 100, output_bound: int = 50) -> AttemptPlan:
+    amount = upper_bound(input_bound, output_bound, PRICE)
+    return AttemptPlan("mini", "openai", "gpt", PRICE, input_bound, output_bound, amount, "default", time.time())
+
+
+def record(usage: Usage | None, *, called: bool = True, delivered: int = 0) -> AttemptRecord:
+    return AttemptRecord(backend="mini", usage=usage, called=called, delivered_characters=delivered)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = open_database(database_url)
+    await asyncio.to_thread(migrate_state, database)
+    yield database
+    await database.aclose()
+
+
+async def rows(database: Database, table: object) -> list[dict[str, object]]:
+    return await database.read(lambda connection: [dict(row) for row in connection.execute(select(table)).mappings()])  # type: ignore[call-overload]
+
+
+async def reserve(books: Accounting, name: str, caps: Caps, wanted: AttemptPlan | None = None) -> Booking:
+    return await books.reserve(name, "acme", "key", 1, caps, wanted or plan())
+
+
+async def test_a_settled_request_leaves_one_row_with_its_true_cost_and_no_reservation(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps())
+    await books.settle(booking, measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None))
+    (row,) = await rows(database, ledger)
+    assert (row["cost"], row["usage_source"], row["outcome"], row["entry"]) == (30_000_000, "provider", "ok", "settlement")
+    assert await rows(database, reservations) == []
+    assert {(each["spent"], each["reserved"]) for each in await rows(database, budgets)} == {(30_000_000, 0)}
+
+
+async def test_concurrent_reservations_never_exceed_the_cap(database: Database) -> None:
+    books = [Accounting(database, f"w{number}") for number in range(4)]
+    cap = plan().amount * 7 + 1
+    results = await asyncio.gather(*(reserve(books[number % 4], f"r{number}", Caps(month=cap)) for number in range(40)), return_exceptions=True)
+    granted = [result for result in results if isinstance(result, Booking)]
+    assert len(granted) == 7
+    assert all(isinstance(result, BudgetExceeded) for result in results if not isinstance(result, Booking))
+    month = next(row for row in await rows(database, budgets) if str(row["period"]).startswith("month"))
+    assert (month["reserved"], month["spent"]) == (plan().amount * 7, 0)
+    assert len(await rows(database, reservations)) == 7
+
+
+async def test_a_refused_reservation_changes_neither_counter(database: Database) -> None:
+    books = Accounting(database, "w1")
+    await reserve(books, "r1", Caps(day=plan().amount, month=plan().amount * 10))
+    with pytest.raises(BudgetExceeded):
+        await reserve(books, "r2", Caps(day=plan().amount, month=plan().amount * 10))
+    assert {row["reserved"] for row in await rows(database, budgets)} == {plan().amount}
+
+
+async def test_an_attempt_dearer_than_the_whole_cap_is_refused_before_any_row_exists(database: Database) -> None:
+    with pytest.raises(BudgetExceeded):
+        await reserve(Accounting(database, "w1"), "r1", Caps(month=plan().amount - 1))
+    assert await rows(database, budgets) == []
+
+
+async def test_a_fallback_books_the_failed_attempt_and_reserves_the_next(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps())
+    failure = StreamBroken("cut")
+    await books.next_attempt(booking, measured(record(Usage(input_tokens=20, output_tokens=3, source="estimated")), booking.plan, failure), plan(200, 10))
+    await books.settle(booking, measured(record(Usage(input_tokens=10, output_tokens=1)), booking.plan, None))
+    first, second = sorted(await rows(database, ledger), key=lambda row: str(row["attempt"]))
+    assert (first["attempt"], first["outcome"], first["error"], first["usage_source"]) == (1, "error", "stream_broken", "estimated")
+    assert (second["attempt"], second["outcome"], second["cost"]) == (2, "ok", 14_000_000)
+    assert {row["spent"] for row in await rows(database, budgets)} == {int(str(first["cost"])) + 14_000_000}
+    assert {row["reserved"] for row in await rows(database, budgets)} == {0}
+
+
+async def test_a_provider_that_refuses_is_not_billed(database: Database) -> None:
+    settlement = measured(record(None), plan(), ProviderFault("no", provider_status=503))
+    assert (settlement.cost, settlement.usage.total_tokens, settlement.outcome) == (0, 0, "error")
+
+
+async def test_an_estimate_is_never_more_than_what_was_reserved() -> None:
+    settlement = measured(record(Usage(input_tokens=10_000, output_tokens=10_000, source="estimated")), plan(), asyncio.CancelledError())
+    assert settlement.cost <= plan().amount
+    assert (settlement.usage.input_tokens, settlement.usage.output_tokens, settlement.outcome) == (100, 50, "cancelled")
+
+
+async def test_a_dead_worker_is_settled_at_what_it_reserved_and_marked_estimated(database: Database) -> None:
+    booking = await reserve(Accounting(database, "w1"), "r1", Caps())
+    other = await reserve(Accounting(database, "w2"), "r2", Caps())
+    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 1
+    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 0
+    (row,) = await rows(database, ledger)
+    assert (row["request_id"], row["cost"], row["usage_source"], row["outcome"]) == ("r1", booking.plan.amount, "estimated", "crashed")
+    assert [row["request_id"] for row in await rows(database, reservations)] == [other.request_id]
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(booking.plan.amount, other.plan.amount)}
+
+
+async def test_a_settlement_after_a_recovery_is_booked_as_a_correction_to_the_true_cost(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps())
+    await database.write(lambda connection: recover(connection, "w1", time.time()))
+    settlement = measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None)
+    await books.settle(booking, settlement)
+    await books.settle(booking, settlement)
+    assert {row["entry"] for row in await rows(database, ledger)} == {"recovery", "correction"}
+    total = await database.read(lambda connection: connection.execute(select(func.sum(ledger.c.cost), func.sum(ledger.c.output_tokens))).one())
+    assert (int(total[0]), int(total[1])) == (30_000_000, 5)
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(30_000_000, 0)}
+
+
+async def test_settling_twice_books_once(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps())
+    settlement = measured(record(Usage(input_tokens=1, output_tokens=1)), booking.plan, None)
+    await asyncio.gather(books.settle(booking, settlement), books.settle(booking, settlement))
+    assert len(await rows(database, ledger)) == 1
+
+
+async def test_random_histories_keep_the_counters_equal_to_the_ledger(database: Database) -> None:
+    draw = random.Random(7)
+    books = [Accounting(database, f"w{number}") for number in range(3)]
+    cap = plan().amount * 12
+
+    async def one(number: int) -> None:
+        worker = books[number % 3]
+        try:
+            booking = await reserve(worker, f"r{number}", Caps(month=cap), plan(draw.randint(1, 100), draw.randint(1, 50)))
+            used = Usage(input_tokens=draw.randint(0, booking.plan.input_bound), output_tokens=draw.randint(0, booking.plan.output_bound))
+            if draw.random() < 0.3:
+                await worker.next_attempt(booking, measured(record(used), booking.plan, StreamBroken("cut")), plan(draw.randint(1, 100), 5))
+        except BudgetExceeded:
+            return
+        if draw.random() < 0.8:
+            await worker.settle(booking, measured(record(Usage(input_tokens=1, output_tokens=1)), booking.plan, None))
+
+    for batch in range(6):
+        await asyncio.gather(*(one(number) for number in range(20 * batch, 20 * batch + 20)))
+    for worker in ("w0", "w1", "w2"):
+        await database.write(lambda connection, worker=worker: recover(connection, worker, time.time()))  # type: ignore[misc]
+    total = int(await database.read(lambda connection: connection.execute(select(func.coalesce(func.sum(ledger.c.cost), 0))).scalar_one()))
+    month = next(row for row in await rows(database, budgets) if str(row["period"]).startswith("month"))
+    assert month["spent"] == total <= cap
+    assert month["reserved"] == 0
+    assert await rows(database, reservations) == []

@@ -1,0 +1,194 @@
+"""Running Headgate in tests: in this process on a real socket (quick), or whole, with all its processes (`headgate serve`)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from config.database import Database, open_database
+from config.settings import load_settings
+from router import auth, policy_store
+from router.app import create_app
+from router.backends import load_kinds
+from router.gateway import Compute, Gateway
+from router.launch import migrate_state, open_documents
+
+SECRET = b"a secret of the tests, long enough"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Service:
+    """A gateway worker in this process. `key` belongs to tenant acme, `other_key` to globex, `admin_key` to the platform."""
+
+    url: str
+    gateway: Gateway
+    database: Database
+    key: str
+    other_key: str
+    admin_key: str
+
+    def bearer(self, key: str | None = None) -> dict[str, str]:
+        return {"authorization": f"Bearer {key or self.key}"}
+
+
+@asynccontextmanager
+async def serving(
+    policy: str,
+    home: Path,
+    *,
+    database_url: str | None = None,
+    compute: Compute | None = None,
+    environ: Mapping[str, str] | None = None,
+    worker: str = "worker-1",
+) -> AsyncIterator[Service]:
+    """Serve a policy on a free loopback port; everything is settled and closed on the way out."""
+    source = home / "headgate.yaml"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(policy)
+    settings = load_settings({"HEADGATE_HOME": str(home)}, policy, str(source))
+    load_kinds(settings)
+    database = open_database(database_url or settings.database)
+    await asyncio.to_thread(migrate_state, database)
+    keys: dict[str, str] = {}
+
+    def prepare(connection: Any) -> None:
+        policy_store.import_file(connection, policy)
+        for tenant in ("acme", "globex"):
+            if tenant not in {row["name"] for row in auth.list_tenants(connection)}:
+                auth.create_tenant(connection, tenant)
+            keys[tenant] = auth.create_key(connection, SECRET, tenant=tenant, role="owner").key
+        keys["platform"] = auth.create_key(connection, SECRET, tenant=auth.PLATFORM, role="operator").key
+
+    await database.write(prepare)
+    gateway = Gateway(
+        settings=settings,
+        database=database,
+        secret=SECRET,
+        worker=worker,
+        instance="test",
+        documents=open_documents(database, settings),
+        compute=compute,
+        source=str(source),
+        environ=environ or {},
+    )
+
+    async def open_gateway() -> Gateway:
+        return gateway
+
+    app = create_app(open_gateway, max_body_bytes=settings.max_body_mb * 2**20)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2))
+    server.capture_signals = _no_signals  # type: ignore[method-assign]
+    running = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: server.started or running.done())
+        if running.done():
+            await running
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Service(f"http://127.0.0.1:{port}", gateway, database, keys["acme"], keys["globex"], keys["platform"])
+    finally:
+        server.should_exit = True
+        await running
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    yield
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait until the condition holds, looking at every turn of the loop's clock; fails after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class Serve:
+    """`headgate serve`, all its processes."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    url: str = ""
+    output: list[str] = field(default_factory=list)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The keys printed at the first start: `admin` and `chat`."""
+        found = {}
+        for line in self.output:
+            if match := re.search(r"to (administer|chat) \(shown this once\): (\S+)", line):
+                found["admin" if match[1] == "administer" else "chat"] = match[2]
+        return found
+
+
+def environment(home: Path, **variables: str) -> dict[str, str]:
+    return {**os.environ, "HEADGATE_HOME": str(home), "PYTHONPATH": str(ROOT), **variables}
+
+
+def headgate(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run(
+        [sys.executable, "-m", "router.cli", *arguments], env=environment(home, **variables), cwd=home, capture_output=True, text=True, timeout=120
+    )
+
+
+def headgate_json(home: Path, *arguments: str, **variables: str) -> Any:
+    done = headgate(home, *arguments, "--json", **variables)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@contextmanager
+def served(home: Path, *arguments: str, ready_s: float = 60, **variables: str) -> Iterator[Serve]:
+    """Start `headgate serve --port 0`, wait until it is ready; SIGTERM at the end, unless it is gone by then."""
+    home.mkdir(parents=True, exist_ok=True)
+    errors = (home / "stderr.log").open("a")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "router.cli", "serve", "--port", "0", *arguments],
+        env=environment(home, **variables),
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        start_new_session=True,
+    )
+    serve = Serve(process, home)
+    try:
+        assert process.stdout is not None
+        end = time.monotonic() + ready_s
+        while not serve.url:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([process.stdout], [], [], left)[0] or not (line := process.stdout.readline()):
+                raise AssertionError(f"headgate serve did not get ready: {(home / 'stderr.log').read_text()[-3000:]}")
+            serve.output.append(line)
+            if match := re.search(r"ready on (\S+)", line):
+                serve.url = match[1]
+        while select.select([process.stdout], [], [], 0.2)[0] and (line := process.stdout.readline()):
+            serve.output.append(line)
+        yield serve
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        errors.close()
