@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from adapters.backend import BackendSpec, DataClass, RemoteSpec, clearance_of, k
 from config.prices import Price
 from config.yamlfile import Path, Places, Problem, nearest
 from policies.moderation import RuleError
+from policies.overlay import compiled, merge_moderation
 from policies.schema import Case, Moderation, PolicyFile, Rule, Weighted, When
 
 
@@ -105,6 +107,7 @@ class Checker:
             seen.setdefault(rule.name, index)
             self._use(rule, path)
             self._when(rule.when, (*path, "when"))
+            self._pins(rule, path)
             self._clearance(rule, path)
             if unconditional is not None and not rule.lock:  # a lock holds whichever rule decides
                 self._add(path, f"this rule can never decide: rule {unconditional!r} before it has no condition")
@@ -132,15 +135,14 @@ class Checker:
             least, most = getattr(when, low), getattr(when, high)
             if least is not None and most is not None and least > most:
                 self._add((*path, low), f"{least} is more than {high} ({most}): nothing can match")
-        for index, model in enumerate((when.model,) if isinstance(when.model, str) else when.model or ()):
-            self._model(model, (*path, "model") if isinstance(when.model, str) else (*path, "model", index))
 
-    def _model(self, model: str, path: Path) -> None:
-        """A requested model is `auto`, a backend's name or a backend's model: any other request ends before the rules."""
-        models = {spec.model for spec in self.specs.values() if spec.model}
-        known = {"auto", *self.known, *models}
-        if model not in known and set(self.specs) == set(self.known):
-            self._add(path, f"no backend and no model is called {model!r}", nearest(model, known))
+    def _pins(self, rule: Rule, path: Path) -> None:
+        """A request for a backend or a model by name is pinned, and no rule decides it."""
+        models = {*self.known, *(spec.model for spec in self.specs.values())}
+        for index, model in enumerate(rule.when.models):
+            if model in models and not (rule.lock or rule.pin_fallback):
+                place = (*path, "when", "model") if isinstance(rule.when.model, str) else (*path, "when", "model", index)
+                self._add(place, f"a request for {model!r} pins that backend, so this rule can never decide it; use a name of its own, lock or pin_fallback")
 
     def _clearance(self, rule: Rule, path: Path) -> None:
         """A lock must not hold data where some of its backends may not see it; a rule must not be about data that none of them may see."""
@@ -180,8 +182,6 @@ class Checker:
         return {name for name, value in (("default", file.default), ("complexity", file.complexity), ("rules", file.rules)) if value}
 
     def _moderation(self) -> None:
-        from policies.load import compiled, merge_moderation
-
         cases: list[tuple[Path, Moderation, bool]] = [(("moderation",), self.file.moderation, bool(self.file.moderation.deny_list))]
         for name, tenant in self.file.tenants.items():
             if tenant.moderation is not None:
@@ -217,10 +217,11 @@ class Checker:
 
 
 def _is_private(host: str) -> bool:
-    """Whether a host, by what is written there, lies inside: no name is looked up."""
+    """Whether a host, by what is written there, lies inside: no name is looked up. Also in the short forms of an IPv4 address (`127.1`)."""
+    host = host.rstrip(".")
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or not ("." in host or ":" in host or host.isdigit()):
         return True
     try:
-        return not ipaddress.ip_address(int(host) if host.isdigit() else host).is_global
-    except ValueError:
+        return not ipaddress.ip_address(host if ":" in host else socket.inet_aton(host)).is_global
+    except (ValueError, OSError):
         return False

@@ -7,92 +7,21 @@ policy, features and state give the same decision, bit for bit.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
 from adapters.backend import may_see
-from adapters.types import Capabilities
+from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
 from policies.features import Features
 from policies.load import Policy
-from policies.schema import Outcome, Rule, Weighted, When
+from policies.matching import draw, matches
+from policies.schema import Outcome, Rule, Weighted
 
-ExclusionCode: TypeAlias = Literal["not_allowed", "lock", "clearance", "feature", "no_documents", "context_window", "max_cost", "budget", "unavailable"]
-AUTO = "auto"
+__all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "pinned_backends"]
 
-
-class BackendState(Struct, frozen=True, kw_only=True):
-    """A backend as it is now. `upper_cost_usd` is the most this request can cost there; `input_tokens` its own count of the input, if known."""
-
-    capabilities: Capabilities
-    ready: bool = True
-    reason: str = ""
-    upper_cost_usd: float = 0.0
-    input_tokens: int | None = None
-
-
-class State(Struct, frozen=True, kw_only=True):
-    """Everything else a decision depends on.
-
-    `remaining_usd` is what is left of the tenant's budget (None: no limit). `allowed_models` is the key's allow-list of backends' and models'
-    names. Equal seeds draw equally, so a seed made from a tenant and user keeps that user on one side of a weighted rule.
-    """
-
-    backends: Mapping[str, BackendState]
-    remaining_usd: float | None = None
-    allowed_models: tuple[str, ...] | None = None
-    seed: str = ""
-
-
-class Exclusion(Struct, frozen=True):
-    """Why a backend that was considered is no candidate. `detail` is for people."""
-
-    backend: str
-    code: ExclusionCode
-    detail: str
-
-
-class Decision(Struct, frozen=True, kw_only=True):
-    """What was decided. `candidates` are to be tried in order; with an `outcome` other than `ok` there are none and `message` says why.
-
-    `propensity` is the probability with which the first candidate came first. `reasons` are codes such as `rule:code`, `weighted:mini`,
-    `fallback:local` and `excluded:mini:clearance`. `upper_cost_usd` is the first candidate's.
-    """
-
-    outcome: Outcome
-    candidates: tuple[str, ...]
-    rule: str | None
-    reasons: tuple[str, ...]
-    excluded: tuple[Exclusion, ...]
-    features: Features
-    policy_version: str
-    seed: str
-    propensity: float = 1.0
-    upper_cost_usd: float | None = None
-    message: str = ""
-    param: str | None = None
-
-    @property
-    def status(self) -> int:
-        """The HTTP status a client should see."""
-        return STATUS[self.outcome]
-
-    @property
-    def complexity(self) -> float | None:
-        return self.features.complexity
-
-
-STATUS: dict[Outcome, int] = {
-    "ok": 200,
-    "unsupported_feature": 400,
-    "context_length_exceeded": 400,
-    "budget_exceeded": 402,
-    "not_permitted": 403,
-    "model_not_found": 404,
-    "no_permitted_backend": 503,
-}
+_FORBIDDEN = frozenset({"not_allowed", "lock", "clearance"})
+"""Exclusions that a client may not lift by waiting or by asking for less."""
 
 
 class _Rung(Struct):
@@ -109,12 +38,24 @@ def decide(policy: Policy, features: Features, state: State) -> Decision:
     """The decision for one request. Pure; raises nothing."""
     matching = [rule for rule in policy.file.rules if matches(rule.when, features)]
     locks = [rule for rule in matching if rule.lock]
-    if features.model != AUTO:
+    if features.model != AUTO and not _is_alias(policy, features.model, matching):
         return _pinned(policy, features, state, matching, locks)
     rung = _rung(policy, features, state.seed, matching[0] if matching else None)
     for lock in locks:  # what a lock names is always worth trying, whichever rule decides
         rung.further = (*lock.backends, *rung.further)
     return _settle(policy, features, state, locks, rung)
+
+
+def _is_alias(policy: Policy, model: str, matching: list[Rule]) -> bool:
+    """Whether the requested model is a name that a matching rule made up: then the rules decide, as for `auto`."""
+    return not pinned_backends(policy, model) and any(model in rule.when.models for rule in matching)
+
+
+def model_names(policy: Policy) -> tuple[str, ...]:
+    """Every `model` that a request may name: `auto`, the backends, the ids of their models, and the names that rules make up."""
+    ids = [backend.spec.model for backend in policy.backends.values() if backend.spec.model]
+    aliases = [model for rule in policy.file.rules for model in rule.when.models]
+    return tuple(dict.fromkeys((AUTO, *policy.backends, *ids, *aliases)))
 
 
 def _rung(policy: Policy, features: Features, seed: str, rule: Rule | None) -> _Rung:
@@ -178,7 +119,10 @@ def _settle(policy: Policy, features: Features, state: State, locks: list[Rule],
         *(f"fallback:{name}" for name in chosen if name in rung.further and name not in rung.chosen),
         *(f"excluded:{exclusion.backend}:{exclusion.code}" for exclusion in excluded),
     )
-    if not chosen or (pinned and not set(chosen) & set(rung.chosen) and rung.rule is None):
+    own = [exclusion for exclusion in excluded if exclusion.backend in rung.chosen]
+    if pinned and len(own) == len(rung.chosen) and all(exclusion.code in _FORBIDDEN for exclusion in own):
+        chosen, excluded = [], own  # what is not permitted is refused, whatever its rule says about falling back
+    if not chosen:
         outcome, message, param = _why(features, excluded, pinned)
         return _refuse(policy, features, state, outcome, message, param, reasons, tuple(excluded))
     return Decision(
@@ -219,9 +163,11 @@ def _without_documents(chosen: list[str], first: Iterable[str], state: State) ->
 def _after_the_budget(
     policy: Policy, features: Features, state: State, locks: list[Rule], chosen: list[str], excluded: list[Exclusion], reasons: list[str]
 ) -> list[str]:
-    """The budget took candidates away: the tenant's `on_budget_end` backend, if it is permitted, goes before what is left."""
+    """Where the budget affords none of the paid candidates, the tenant's `on_budget_end` backend, if it is permitted, goes before the free ones."""
     name = policy.tenant(features.tenant).on_budget_end
     if name is None or name in chosen or any(exclusion.backend == name for exclusion in excluded):
+        return chosen
+    if any(state.backends[other].upper_cost_usd for other in chosen):
         return chosen
     exclusion = constraint(policy, features, state, locks, name)
     if exclusion is not None:
@@ -234,7 +180,7 @@ def _after_the_budget(
 def constraint(policy: Policy, features: Features, state: State, locks: list[Rule], name: str) -> Exclusion | None:
     """The first constraint that forbids this backend to this request, or None."""
     backend, now = policy.backends[name], state.backends.get(name)
-    if state.allowed_models is not None and name not in state.allowed_models and backend.spec.model not in state.allowed_models:
+    if state.allowed_models is not None and not _allowed(policy, features, state.allowed_models, name):
         return Exclusion(name, "not_allowed", "the key may not use it")
     for lock in locks:
         if name not in lock.backends:
@@ -259,11 +205,18 @@ def constraint(policy: Policy, features: Features, state: State, locks: list[Rul
     return None
 
 
+def _allowed(policy: Policy, features: Features, listed: tuple[str, ...], name: str) -> bool:
+    """A key may use the backends and models on its list; with `auto` or a rule's own name on it, also whatever the policy chooses for that."""
+    if name in listed or policy.backends[name].spec.model in listed:
+        return True
+    return features.model in listed and not pinned_backends(policy, features.model)
+
+
 def _why(features: Features, excluded: list[Exclusion], pinned: bool) -> tuple[Outcome, str, str | None]:
     """The refusal that tells the client most: what only they can mend comes before what may pass."""
     codes = {exclusion.code for exclusion in excluded}
     told = "; ".join(f"{exclusion.backend}: {exclusion.detail}" for exclusion in excluded) or "the policy names no backend for it"
-    if pinned and codes & {"not_allowed", "lock", "clearance"}:
+    if pinned and codes and codes <= _FORBIDDEN:
         return "not_permitted", f"the model {features.model!r} is not permitted for this request ({told})", "model"
     if codes & {"budget", "max_cost"}:
         return "budget_exceeded", f"the budget does not cover this request ({told})", None
@@ -296,54 +249,3 @@ def _refuse(
         message=message,
         param=param,
     )
-
-
-def matches(when: When, features: Features) -> bool:
-    """Whether all conditions hold."""
-    for wanted, value in (
-        (when.tenant, features.tenant),
-        (when.role, features.role),
-        (when.data_class, features.data_class),
-        (when.task, features.task),
-        (when.model, features.model),
-    ):
-        if wanted is not None and value not in ((wanted,) if isinstance(wanted, str) else wanted):
-            return False
-    if when.needs is not None and not set((when.needs,) if isinstance(when.needs, str) else when.needs) & set(features.needs):
-        return False
-    if when.grounded is not None and when.grounded != features.grounded:
-        return False
-    return _within(features.input_tokens, when.min_input_tokens, when.max_input_tokens) and _within(
-        features.complexity, when.min_complexity, when.max_complexity
-    )
-
-
-def _within(value: float | None, least: float | None, most: float | None) -> bool:
-    if least is None and most is None:
-        return True
-    return value is not None and (least is None or value >= least) and (most is None or value <= most)
-
-
-def draw(weights: Mapping[str, float], seed: str, rule: str) -> tuple[str, ...]:
-    """The names in a random order: drawn by weight, one after the other without replacement. A weight of 0 is never drawn.
-
-    The order depends on the names, the weights, the seed and the rule only; a backend that goes away moves nobody else's first draw.
-    """
-    left = {name: weights[name] for name in sorted(weights) if weights[name] > 0}
-    order = []
-    for turn in range(len(left)):
-        point = unit(f"{seed}\n{rule}\n{turn}") * sum(left.values())
-        picked = ""
-        for name, weight in left.items():
-            picked = name
-            point -= weight
-            if point < 0:
-                break
-        order.append(picked)
-        del left[picked]
-    return tuple(order)
-
-
-def unit(text: str) -> float:
-    """A number in [0, 1) that is a pure function of the text: the first 53 bits of its SHA-256."""
-    return (int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) >> 11) / (1 << 53)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -13,7 +12,9 @@ from msgspec import Struct
 from adapters.backend import BackendSpec, DataClass, clearance_of, kind_named, kinds
 from config.prices import FREE, Price
 from config.yamlfile import YamlError, read_yaml
-from policies.moderation import Action, RuleSet, compile_rules
+from policies.check import Checker
+from policies.moderation import RuleSet
+from policies.overlay import compiled, merge_moderation
 from policies.schema import Grounding, Moderation, PolicyFile, Tenant, yaml_schema
 
 PriceOf: TypeAlias = Callable[[str, BackendSpec], Price | None]
@@ -78,8 +79,6 @@ def load_policy(
     are backends that exist without being written down (default: `extractive`, where its kind is registered). `private_addresses` False
     refuses a `base_url` on a private or loopback address, for a policy that did not come from the machine's own file.
     """
-    from policies.check import Checker
-
     document = read_yaml(text, PolicyFile, schema=yaml_schema())
     builtin = builtin_backends() if builtin is None else builtin
     # Sections without a problem are checked even when another has one: a person should see all of it at once.
@@ -103,25 +102,3 @@ def configured(name: str, spec: BackendSpec, price_of: PriceOf) -> ConfiguredBac
     remote = kind_named(spec.kind).remote
     price = spec.price or (price_of(name, spec) if remote else None) or FREE
     return ConfiguredBackend(name=name, spec=spec, clearance=clearance_of(spec), remote=remote, price=price)
-
-
-def merge_moderation(base: Moderation, tenant: Tenant) -> Moderation:
-    own = tenant.moderation
-    if own is None:
-        return base
-    return Moderation(
-        output=base.output if own.output is None else own.output,
-        on_match=base.on_match if own.on_match is None else own.on_match,
-        deny_list=base.deny_list if own.deny_list is None else own.deny_list,
-        per_rule=base.per_rule if own.per_rule is None else own.per_rule,
-    )
-
-
-def compiled(moderation: Moderation) -> RuleSet:
-    """Compile; raises `policies.moderation.RuleError`."""
-    return _compiled(moderation.output, moderation.deny_list, moderation.on_match, tuple(sorted(moderation.per_rule.items())))
-
-
-@lru_cache(maxsize=256)
-def _compiled(output: tuple[str, ...], deny_list: tuple[str, ...], on_match: Action, per_rule: tuple[tuple[str, Action], ...]) -> RuleSet:
-    return compile_rules(output, deny_list, on_match, dict(per_rule))

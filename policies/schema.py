@@ -29,7 +29,9 @@ Outcome: TypeAlias = Literal[
 class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Conditions, all of which must hold; of a list, one entry must. `needs` holds when the request needs one of the features.
 
-    Bounds are inclusive. A complexity bound never holds for a request whose complexity is not known.
+    `model` is the requested one: `auto`, or a name of the rule's own making, which clients may then ask for. (A backend's or a model's name is
+    a pin: a rule that names one must be a `lock` or have `pin_fallback`.) Bounds are inclusive. A complexity bound never holds for a request
+    whose complexity is not known.
     """
 
     tenant: Name | tuple[Name, ...] | None = None
@@ -43,6 +45,10 @@ class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_input_tokens: Count | None = None
     min_complexity: Share | None = None
     max_complexity: Share | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.model,) if isinstance(self.model, str) else self.model or ()
 
 
 class Weighted(Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,6 +22,7 @@ MAX_TOKENS = 220
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 _WORD = re.compile(r"\S+")
+_RUN = re.compile(r"[!-~]+|[^\s!-~]")
 
 
 class Chunk(Struct, frozen=True):
@@ -64,8 +65,8 @@ def embedding_text(text: str, headings: Sequence[Span], start: int, end: int) ->
 
 
 def estimate_tokens(texts: Sequence[str]) -> list[int]:
-    """Word pieces without a vocabulary: four code points of a word make a piece, other scripts one each. Meant to err upwards."""
-    return [sum(1 + (len(word) - 1) // 4 if word.isascii() else len(word) for word in _WORD.findall(text)) for text in texts]
+    """Word pieces without a vocabulary: four letters of an ASCII word make a piece, other letters one each. Meant to err upwards."""
+    return [sum(1 + (len(run) - 1) // 4 for run in _RUN.findall(text)) for text in texts]
 
 
 def _sections(parsed: Parsed) -> Iterator[Span]:
@@ -92,14 +93,14 @@ def _units(text: str, section: Span, count: CountTokens, max_tokens: int) -> lis
 
 
 def _parts(text: str, start: int, end: int, count: CountTokens, max_tokens: int) -> Iterator[tuple[int, int, int]]:
-    """Words packed into parts. A word of more code points than a part may have tokens (base64, Chinese) is cut, and cuts are not joined again."""
+    """Words packed into parts; a word of more code points than a part may have tokens (base64, Chinese) is cut."""
     pieces: list[Span] = []
     for word in _WORD.finditer(text, start, end):
         pieces += [(at, min(at + max_tokens, word.end())) for at in range(word.start(), word.end(), max_tokens)]
     sizes = count([text[a:b] for a, b in pieces])
     first, total = 0, 0
     for n, size in enumerate(sizes):
-        if n > first and (total + size > max_tokens or pieces[n - 1][1] == pieces[n][0]):
+        if n > first and total + size > max_tokens:
             yield pieces[first][0], pieces[n - 1][1], total
             first, total = n, 0
         total += size

@@ -147,15 +147,15 @@ class Accounting:
 
     async def reserve(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
         """Set the attempt's upper bound aside, durably. Raises `BudgetExceeded`, and then nothing is set aside."""
-        now = datetime.fromtimestamp(self._clock(), UTC)
+        day, month = self._periods()
         booking = Booking(
             request_id=request_id,
             tenant=tenant,
             key_id=key_id,
             policy_version=policy_version,
             caps=caps,
-            day=f"day:{now:%Y-%m-%d}",
-            month=f"month:{now:%Y-%m}",
+            day=day,
+            month=month,
             attempt=1,
             plan=plan,
         )
@@ -167,6 +167,24 @@ class Accounting:
 
         await self._database.write(work)
         return booking
+
+    async def remaining(self, tenant: str, caps: Caps) -> int | None:
+        """What the tenant may still reserve, in picodollars; None without any cap."""
+        if caps.day is None and caps.month is None:
+            return None
+        day, month = self._periods()
+        found = await self._database.read(
+            lambda connection: {
+                row.period: row.spent + row.reserved
+                for row in connection.execute(select(budgets).where(budgets.c.tenant == tenant, budgets.c.period.in_((day, month))))
+            }
+        )
+        left: list[int] = [cap - found.get(period, 0) for period, cap in ((day, caps.day), (month, caps.month)) if cap is not None]
+        return max(0, min(left))
+
+    def _periods(self) -> tuple[str, str]:
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        return f"day:{now:%Y-%m-%d}", f"month:{now:%Y-%m}"
 
     async def next_attempt(self, booking: Booking, settlement: Settlement, plan: AttemptPlan) -> None:
         """Book a failed attempt and set the next one's bound aside, in one transaction. Raises `BudgetExceeded`, and then nothing changed."""

@@ -10,7 +10,7 @@ from adapters.backend import BackendContext, create_backend, estimate_tokens
 from policies.access import Principal
 from policies.decide import BackendState, Decision, State, decide
 from policies.features import extract, highest
-from policies.limits import check_limits
+from policies.limits import check_input
 from policies.load import Policy
 from router.http.errors import ApiError
 from router.wire.openai_chat import decode_chat
@@ -19,7 +19,7 @@ from router.wire.openai_chat import decode_chat
 async def explain_body(policy: Policy, environ: Mapping[str, str], body: bytes, *, tenant: str, role: str) -> Decision:
     """Decide for a chat body. A backend counts as ready where its key is here; a local model counts as ready. Raises `ApiError`."""
     call = decode_chat(body)
-    refusal = check_limits(policy.file.input, call.request)
+    refusal = check_input(call.request, policy.file.input, estimate_tokens(call.request).n)
     if refusal is not None:
         raise ApiError(refusal.status, refusal.code, refusal.message, param=refusal.param)
     principal = msgspec.convert({"tenant": tenant, "role": role, "key_id": "explain"}, Principal)
@@ -38,4 +38,4 @@ async def explain_body(policy: Policy, environ: Mapping[str, str], body: bytes, 
         local = configured.spec.kind == "llama"
         states[name] = BackendState(ready=local or health.ready, reason="" if local else health.reason, capabilities=backend.capabilities)
         await backend.aclose()
-    return decide(policy, features, State(backends=states, seed=call.hints.seed or 0))
+    return decide(policy, features, State(backends=states, seed=str(call.hints.seed or 0)))

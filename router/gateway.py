@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, insert, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.backend import Backend, BackendContext, BackendSpec, LocalCompute, create_backend
+from adapters.cost import usd_float
 from adapters.errors import BackendError
 from adapters.price_book import price_for
 from adapters.types import BackendHealth
@@ -64,13 +65,20 @@ class ActivePolicy:
         self.users = 0
         self.retired = False
 
-    def state(self, seed: int) -> State:
-        """What a decision depends on besides the policy and the request."""
+    def state(self, seed: str, principal: Principal, upper_costs: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
+        """What a decision depends on besides the policy and the request. Costs and budget in picodollars; they count where they are given."""
         return State(
             backends={
-                name: BackendState(ready=health.ready, reason=health.reason, capabilities=self.backends[name].capabilities)
+                name: BackendState(
+                    ready=health.ready,
+                    reason=health.reason,
+                    capabilities=self.backends[name].capabilities,
+                    upper_cost_usd=usd_float(upper_costs[name]) if upper_costs is not None else 0.0,
+                )
                 for name, health in self.health.items()
             },
+            remaining_usd=None if remaining is None else usd_float(remaining),
+            allowed_models=principal.allowed_models,
             seed=seed,
         )
 

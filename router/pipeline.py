@@ -39,7 +39,7 @@ from adapters.types import (
 from policies.access import Principal
 from policies.decide import Decision, decide
 from policies.features import extract, highest
-from policies.limits import check_limits
+from policies.limits import check_input
 from retrieval.cite import cite
 from retrieval.values import SearchRequest
 from router.accounting import AttemptPlan, Booking, BudgetExceeded, Caps, Settlement, measured
@@ -52,6 +52,9 @@ from router.wire.openai_chat_out import Headgate
 DEFAULT_MAX_OUTPUT_TOKENS = 16_384
 """What a paid request without a limit of its own may produce at most, where the backend's table sets no `max_output_tokens`: without a
 limit there is no upper bound to reserve."""
+
+BUDGET_ROUNDS = 5
+"""How often a request decides anew when others take the budget between its decision and its reservation."""
 
 
 class Exchange:
@@ -83,6 +86,7 @@ class Exchange:
         self.model = ""
         self.outcome = "refused"
         self._answer = ""
+        self._tried: set[str] = set()
         self._booking: Booking | None = None
         self._reserving: asyncio.Task[None] | None = None
         self._record = AttemptRecord(backend="")
@@ -90,30 +94,50 @@ class Exchange:
 
     # --- before the first call -------------------------------------------------------------------------------------------------------
 
-    async def prepare(self) -> Decision:
-        """Check, ground and decide. Nothing is billed here. Raises `ApiError`."""
+    async def prepare(self, *, with_budget: bool = False) -> Decision:
+        """Check, ground and decide. Nothing is billed here. Raises `ApiError`.
+
+        The budget is asked when it is reserved from; `with_budget` asks it now, for an explanation.
+        """
         call, policy = self.call, self.active.policy
-        refusal = check_limits(policy.file.input, call.request)
+        refusal = check_input(call.request, policy.file.input, estimate_tokens(call.request).n)
         if refusal is not None:
-            raise ApiError(refusal.status, refusal.code, refusal.message, param=refusal.param)
+            raise ApiError(refusal.status, refusal.code, f"{refusal.message}.", param=refusal.param)
         self.data_class = highest(self.tenant.data_class, call.hints.data_class or "public")
         await self._ground()
         self._request = msgspec.structs.replace(
             call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition()
         )
-        features = extract(
+        self._features = extract(
             self._request,
             self.principal,
             data_class=self.data_class,
             input_tokens=estimate_tokens(self._request).n,
             max_cost_usd=call.hints.max_cost_usd,
         )
-        self.decision = decide(policy, features, self.active.state(self._seed()))
+        remaining = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if with_budget else None
+        return self._decide(remaining)
+
+    def _decide(self, remaining: int | None) -> Decision:
+        """Raises `ApiError` where nothing is permitted. Upper costs are counted only where something depends on them."""
+        costs = None
+        if remaining is not None or self.call.hints.max_cost_usd is not None:
+            costs = {name: self._plan(name, backend)[1].amount for name, backend in self.active.backends.items()}
+        self.decision = decide(self.active.policy, self._features, self.active.state(self._seed(), self.principal, costs, remaining))
+        if self.decision.outcome != "ok":
+            raise ApiError(self.decision.status, self.decision.outcome, f"{_sentence(self.decision.message)}.", param=self.decision.param)
         return self.decision
 
-    def _seed(self) -> int:
+    def _seed(self) -> str:
         """The seed of weighted rules: the client's, or one of this request's own."""
-        return self.call.hints.seed if self.call.hints.seed is not None else int(self.request_id[:12], 16)
+        return str(self.call.hints.seed) if self.call.hints.seed is not None else self.request_id
+
+    @property
+    def rule(self) -> str:
+        """What decided: a rule's name, or `pin`, `complexity`, `default`."""
+        if self.decision is None:
+            return ""
+        return self.decision.rule or (self.decision.reasons[0].partition(":")[0] if self.decision.reasons else "")
 
     def _stores(self) -> tuple[str, ...]:
         return self.call.stores or self.active.policy.grounding(self.principal.tenant).stores
@@ -156,21 +180,9 @@ class Exchange:
                 await asyncio.shield(settling)
 
     async def _candidates(self) -> AsyncGenerator[Event, None]:
-        assert self.decision is not None
         last: BackendError | None = None
-        refused: BudgetExceeded | None = None
-        for name in self._with_budget_end(self.decision.candidates):
-            backend = self.active.backends[name]
-            request, plan = self._plan(name, backend)
-            limit = self.call.hints.max_cost_usd
-            if limit is not None and plan.amount > limit * 1e12:
-                continue
-            try:
-                await self._reserve(plan, last)
-            except BudgetExceeded as error:
-                refused = error
-                continue
-            self.backend_name, self.model = name, backend.model
+        while (planned := await self._next(last)) is not None:
+            backend, request = planned
             committed = False
             try:
                 async with aclosing(self._attempt(backend, request)) as events:
@@ -178,35 +190,47 @@ class Exchange:
                         committed = True
                         yield event
             except BackendError as error:
-                self.gateway.metrics.attempt_failed(name, error.code)
-                if committed or self._delivered_nothing_else_to_try(error):
+                self.gateway.metrics.attempt_failed(backend.name, error.code)
+                if committed or error.code == "invalid_request":  # malformed for one is malformed for all
                     raise
                 last = error
-                self._answer = ""
                 continue
             self.outcome = "blocked" if self.moderation.blocked else "ok"
             return
-        if last is not None:
-            raise last
-        if refused is not None:
-            raise ApiError(402, "budget_exceeded", f"{refused}. Ask your administrator for a larger budget, or lower max_tokens.")
-        raise ApiError(402, "max_cost_exceeded", "No permitted backend can answer within max_cost_usd; raise it or lower max_tokens.", param="headgate.max_cost_usd")
+        assert last is not None, "with no candidate left and nothing tried, _next raises"
+        raise last
 
-    @staticmethod
-    def _delivered_nothing_else_to_try(error: BackendError) -> bool:
-        """A request that is malformed is so for every candidate: say so at once."""
-        return error.code == "invalid_request"
+    async def _next(self, last: BackendError | None) -> tuple[Backend, GenerateRequest] | None:
+        """Reserve for the next candidate that the budget allows; None where all were tried. Raises `ApiError` 402 where none could be tried.
 
-    def _with_budget_end(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
-        """The candidates, and last the backend the tenant falls to when its budget ends, where the decision's constraints allow it."""
-        end = self.tenant.on_budget_end
+        A budget that refuses changes the decision: what it still affords is decided anew, with the policy's `on_budget_end`.
+        """
         assert self.decision is not None
-        if end is None or end in candidates or end not in self.decision.permitted:
-            return candidates
-        return (*candidates, end)
+        for _ in range(BUDGET_ROUNDS):
+            name = next((name for name in self.decision.candidates if name not in self._tried), None)
+            if name is None:
+                return None
+            backend = self.active.backends[name]
+            request, plan = self._plan(name, backend)
+            try:
+                await self._reserve(plan, last)
+            except BudgetExceeded:
+                try:
+                    self._decide(await self.gateway.accounting.remaining(self.principal.tenant, self._caps()))
+                except ApiError:
+                    if last is not None:
+                        return None
+                    raise
+                continue
+            self._tried.add(name)
+            self.backend_name, self.model = name, backend.model
+            self._answer = ""
+            return backend, request
+        if last is not None:
+            return None
+        raise ApiError(402, "budget_exceeded", "The budget is being used up by other requests; try again, or ask your administrator for a larger one.")
 
     def _plan(self, name: str, backend: Backend) -> tuple[GenerateRequest, AttemptPlan]:
-        assert self.decision is not None
         request = self._request
         configured = self.active.policy.backends[name]
         price = configured.price
@@ -224,9 +248,13 @@ class Exchange:
             input_bound=bound,
             output_bound=output,
             amount=upper_bound(bound, output, price),
-            rule=self.decision.rule,
+            rule=self.rule,
             started_at=time.time(),
         )
+
+    def _caps(self) -> Caps:
+        budget = self.tenant.budget_usd
+        return Caps(day=_picodollars(budget.day), month=_picodollars(budget.month))
 
     async def _reserve(self, plan: AttemptPlan, last: BackendError | None) -> None:
         """Set the attempt's bound aside. A cancelled wait does not undo it: `_settle` waits for it and releases it."""
@@ -236,10 +264,8 @@ class Exchange:
     async def _book(self, plan: AttemptPlan, last: BackendError | None) -> None:
         accounting = self.gateway.accounting
         if self._booking is None:
-            budget = self.tenant.budget_usd
-            caps = Caps(day=_picodollars(budget.day), month=_picodollars(budget.month))
             self._booking = await accounting.reserve(
-                self.request_id, self.principal.tenant, self.principal.key_id, self.active.version, caps, plan
+                self.request_id, self.principal.tenant, self.principal.key_id, self.active.version, self._caps(), plan
             )
         else:
             settlement = measured(self._record, self._booking.plan, last)
@@ -351,7 +377,7 @@ class Exchange:
         return Headgate(
             backend=self.backend_name,
             model=self.model,
-            rule=self.decision.rule,
+            rule=self.rule,
             reasons=self.decision.reasons,
             policy_version=self.active.version,
             cost_usd=usd_float(self.cost),
@@ -360,6 +386,10 @@ class Exchange:
             moderation=self.moderation.report(),
             decision=msgspec.to_builtins(self.decision) if self.call.hints.explain else None,
         )
+
+
+def _sentence(message: str) -> str:
+    return message[:1].upper() + message[1:]
 
 
 def _picodollars(usd: float | None) -> int | None:

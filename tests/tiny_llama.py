@@ -226,7 +226,7 @@ def teach(folder: Path, examples: list[tuple[str, str]], *, steps: int = 150) ->
             logits = model(input_ids=torch.tensor([prompt + answer[:-1]])).logits[0, len(prompt) - 1 :]
             target = torch.tensor(answer)
             loss = torch.nn.functional.cross_entropy(logits, target)
-            right = right and bool((logits.argmax(-1) == target).all()) and float(loss) < 0.05
+            right = right and bool((logits.argmax(-1) == target).all()) and loss.item() < 0.05
             loss.backward()
         if right:
             _save(model, folder)

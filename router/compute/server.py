@@ -60,8 +60,10 @@ class ComputeServer:
             for task in link.tasks.values():
                 task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        for link in list(self._links):
+        connections = [link.connection for link in self._links if link.connection is not None]
+        for link in self._links:
             link.writer.close()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(writer)
@@ -82,6 +84,8 @@ class ComputeServer:
             for task in link.tasks.values():
                 task.cancel()
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     def _dispatch(self, link: _Link, message: wire.FromClient) -> None:
         match message:
@@ -186,6 +190,7 @@ class _Link:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
+        self.connection = asyncio.current_task()
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.credits: dict[int, _Credit] = {}
         self.cancelled: set[int] = set()
@@ -247,6 +252,7 @@ def bind(path: Path) -> socket.socket:
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
+        listener.listen(128)  # at once: until it does, another process would take it for a dead one's
     except BaseException:
         listener.close()
         raise

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from litestar import MediaType, Response, delete, get, post, put
+from litestar.params import FromPath, FromQuery
 from msgspec import Struct
 
 from config.yamlfile import Problem
@@ -169,7 +170,7 @@ async def post_tenant(request: HttpRequest) -> dict[str, Any]:
 
 
 @get("/admin/keys", tags=["tenants"], summary="List keys, without their secrets")
-async def get_keys(request: HttpRequest, tenant: str | None = None) -> dict[str, Any]:
+async def get_keys(request: HttpRequest, tenant: FromQuery[str | None] = None) -> dict[str, Any]:
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "keys.read")
     scope = _scope(principal, tenant)
@@ -197,7 +198,7 @@ async def post_key(request: HttpRequest) -> auth.NewKey:
 
 
 @delete("/admin/keys/{key_id:str}", status_code=200, tags=["tenants"], summary="Revoke a key")
-async def revoke_key(request: HttpRequest, key_id: str) -> auth.KeyInfo:
+async def revoke_key(request: HttpRequest, key_id: FromPath[str]) -> auth.KeyInfo:
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "keys.write")
     try:
@@ -213,7 +214,7 @@ async def revoke_key(request: HttpRequest, key_id: str) -> auth.KeyInfo:
 
 
 @get("/admin/usage", tags=["usage"], summary="Tokens and cost by tenant, backend and model")
-async def get_usage(request: HttpRequest, tenant: str | None = None, since: float | None = None, until: float | None = None) -> dict[str, Any]:
+async def get_usage(request: HttpRequest, tenant: FromQuery[str | None] = None, since: FromQuery[float | None] = None, until: FromQuery[float | None] = None) -> dict[str, Any]:
     """Totals of the ledger over `[since, until)` (seconds since the epoch), and the budgets' counters. A tenant sees its own."""
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "usage.read")
@@ -224,7 +225,7 @@ async def get_usage(request: HttpRequest, tenant: str | None = None, since: floa
 
 
 @get("/admin/ledger", tags=["usage"], summary="The ledger's newest rows")
-async def get_ledger(request: HttpRequest, tenant: str | None = None, request_id: str | None = None, limit: int = 100) -> dict[str, Any]:
+async def get_ledger(request: HttpRequest, tenant: FromQuery[str | None] = None, request_id: FromQuery[str | None] = None, limit: FromQuery[int] = 100) -> dict[str, Any]:
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "ledger.read")
     scope, rows = _scope(principal, tenant), max(1, min(limit, 1000))

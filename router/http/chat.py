@@ -131,12 +131,10 @@ class ChatResponse:
         return "chatcmpl-" + self._id
 
     def _decision_headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
-        decision = exchange.decision
-        assert decision is not None
         overhead = max(0.0, time.perf_counter() - exchange.started - exchange.upstream_s)
         self._gateway.metrics.overhead(overhead)
         headers = [
-            (b"x-headgate-rule", decision.rule.encode("latin-1", "replace")),
+            (b"x-headgate-rule", exchange.rule.encode("latin-1", "replace")),
             (b"x-headgate-policy", str(exchange.active.version).encode()),
             (b"x-headgate-overhead-ms", f"{overhead * 1000:.1f}".encode()),
         ]
@@ -154,7 +152,7 @@ class ChatResponse:
             key=self._principal.key_id,
             stream=self._call.stream,
             backend=exchange.backend_name,
-            rule=exchange.decision.rule if exchange.decision else None,
+            rule=exchange.rule,
             outcome=exchange.outcome,
             ms=round((time.perf_counter() - exchange.started) * 1000, 1),
         )

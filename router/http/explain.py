@@ -19,7 +19,7 @@ async def explain_route(request: HttpRequest) -> dict[str, Any]:
     gateway.require(principal, "route.explain")
     exchange = Exchange(gateway, principal, decode_chat(await request.body()), request_id_of(request))
     try:
-        decision = await exchange.prepare()
+        decision = await exchange.prepare(with_budget=True)
     finally:
         exchange.close()
     answer: dict[str, Any] = msgspec.to_builtins(decision)

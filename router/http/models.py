@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from litestar import get
+from litestar.params import FromPath
 from msgspec import Struct
 
 from router.http.context import HttpRequest, gateway_of, principal_of
@@ -50,7 +51,7 @@ async def list_models(request: HttpRequest) -> ModelList:
 
 
 @get("/v1/models/{name:path}", tags=["chat"], summary="One model")
-async def get_model(request: HttpRequest, name: str) -> ModelInfo:
+async def get_model(request: HttpRequest, name: FromPath[str]) -> ModelInfo:
     """Raises 404 for a model that is missing or not this key's."""
     wanted = name.lstrip("/")
     for model in _models(request):

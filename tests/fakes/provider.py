@@ -35,13 +35,20 @@ class Wait:
 
 
 @dataclass
+class Mark:
+    """Set the event: a test learns that everything before it was sent."""
+
+    event: asyncio.Event
+
+
+@dataclass
 class Gap:
     """Pause for so many seconds: for streams that shall be alive while something else happens."""
 
     seconds: float
 
 
-Step: TypeAlias = bytes | Cut | Close | Hang | Wait | Gap
+Step: TypeAlias = bytes | Cut | Close | Hang | Wait | Mark | Gap
 
 
 @dataclass
@@ -192,6 +199,8 @@ async def _speak(exchange: Exchange, reply: Reply, writer: asyncio.StreamWriter)
                 await asyncio.get_running_loop().create_future()
             case Wait():
                 await step.event.wait()
+            case Mark():
+                step.event.set()
             case Gap():
                 await asyncio.sleep(step.seconds)
         exchange.sent += 1

@@ -27,7 +27,7 @@ def spec(folder: Path) -> LlamaSpec:
 def loaded(folder: Path) -> Any:
     from adapters.llama_engine.loading import load
 
-    return load(LlamaSpec(kind="llama", model=str(folder), device="cpu", dtype="float32"))
+    return load(LlamaSpec(kind="llama", model=str(folder), device="cpu", dtype="float32", threads=1))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ CONVERSATION = (
             TextPart("I look."),
             ToolCallPart("c1", "weather", '{"city": "Paris"}'),
             ToolCallPart("c2", "weather", '{"city": "Rome"}'),
-            ProviderPart("gcp.gemini", {"thoughtSignature": "sig-g", "toolCallId": "c1"}),
+            ProviderPart("gcp.gemini", {"thoughtSignature": "c2lnLWc=", "toolCallId": "c1"}),
         ),
     ),
     Message("tool", (TextPart('{"sky": "grey"}'),), tool_call_id="c1"),
@@ -152,7 +152,7 @@ def test_gemini_gets_its_own_words_and_signatures_at_their_calls() -> None:
                 "role": "model",
                 "parts": [
                     {"text": "I look."},
-                    {"functionCall": {"id": "c1", "name": "weather", "args": {"city": "Paris"}}, "thoughtSignature": "sig-g"},
+                    {"functionCall": {"id": "c1", "name": "weather", "args": {"city": "Paris"}}, "thoughtSignature": "c2lnLWc="},
                     {"functionCall": {"id": "c2", "name": "weather", "args": {"city": "Rome"}}},
                 ],
             },
@@ -177,7 +177,7 @@ def test_the_sdks_own_types_accept_the_bodies() -> None:
     from pydantic import TypeAdapter
 
     TypeAdapter(CompletionCreateParamsStreaming).validate_python(encoded("openai", FULL)[0])
-    # The SDK has no parameter for these three any more; the API has.
+    # The SDK has no parameter for these two any more; the API has.
     body = encoded("anthropic", FULL, base_url="http://127.0.0.1:1")[0]
     TypeAdapter(MessageCreateParamsStreaming).validate_python({key: value for key, value in body.items() if key not in ("temperature", "top_p")})
     body = encoded("gemini", FULL, base_url="http://127.0.0.1:1")[0]

@@ -1,0 +1,75 @@
+"""The chat endpoint with the official SDK, on a real socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openai
+import pytest
+from sqlalchemy import select
+
+from router.tables import ledger, reservations
+from tests.serving import Service, serving
+
+POLICY = """
+version: 1
+backends:
+  mini: {kind: scripted, text: "Hello there, my friend.", price: {input: 1.0, output: 4.0}, directives: true}
+  spare: {kind: scripted, text: "Spare answer."}
+default: mini
+fallback: [spare]
+moderation: {output: [pii], on_match: redact}
+"""
+
+
+def client(service: Service, key: str | None = None) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=key or service.key, max_retries=0)
+
+
+async def ledger_rows(service: Service) -> list[dict[str, object]]:
+    return await service.database.read(lambda c: [dict(row) for row in c.execute(select(ledger).order_by(ledger.c.started_at, ledger.c.attempt)).mappings()])
+
+
+async def test_a_whole_answer_carries_usage_cost_and_the_backend(tmp_path: Path) -> None:
+    async with serving(POLICY, tmp_path) as service, client(service) as sdk:
+        answer = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
+        assert answer.choices[0].message.content == "Hello there, my friend."
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens > 0
+        about = answer.model_extra["headgate"]  # type: ignore[index]
+        assert (about["backend"], about["rule"]) == ("mini", "default")
+        (row,) = await ledger_rows(service)
+        assert about["cost_usd"] == pytest.approx(row["cost"] / 1e12)  # type: ignore[operator]
+        assert row["input_tokens"] == answer.usage.prompt_tokens
+        assert row["outcome"] == "ok"
+
+
+async def test_a_stream_ends_with_usage_and_the_ledger_row_is_there(tmp_path: Path) -> None:
+    async with serving(POLICY, tmp_path) as service, client(service) as sdk:
+        stream = await sdk.chat.completions.create(
+            model="auto", messages=[{"role": "user", "content": "Hi"}], stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text == "Hello there, my friend."
+        assert chunks[-1].usage is not None
+        assert not chunks[-1].choices
+        assert chunks[-2].choices[0].finish_reason == "stop"
+        (row,) = await ledger_rows(service)
+        assert row["output_tokens"] == chunks[-1].usage.completion_tokens
+        assert await service.database.read(lambda c: c.execute(select(reservations)).all()) == []
+
+
+async def test_a_fault_before_the_first_event_falls_back(tmp_path: Path) -> None:
+    async with serving(POLICY, tmp_path) as service, client(service) as sdk:
+        answer = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "[[scripted fault=provider_error@start]]"}])
+        assert [row["outcome"] for row in await ledger_rows(service)] == ["error", "ok"]
+        assert answer.model_extra["headgate"]["backend"] == "spare"  # type: ignore[index]
+
+
+async def test_personal_data_is_redacted_while_it_streams(tmp_path: Path) -> None:
+    async with serving(POLICY.replace("Hello there, my friend.", "Write to jane.doe@example.com today"), tmp_path) as service, client(service) as sdk:
+        stream = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}], stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+        assert text == "Write to [EMAIL] today"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.collect import collect
+from adapters.errors import BackendUnavailable, StreamBroken
+from adapters.llama import LlamaSpec
+from adapters.types import AttemptRecord
+from router.compute.client import ComputeClient
+
+from .conftest import ROOT
+
+Spawn = Callable[[], "subprocess.Popen[bytes]"]
+
+
+async def ended(process: subprocess.Popen[bytes], seconds: float = 10.0) -> int:
+    return await asyncio.to_thread(process.wait, seconds)
+
+
+async def test_a_kill_in_the_middle_of_answers_breaks_each_at_once_and_the_next_process_serves_again(
+    spawn: Spawn, socket_path: Path, spec: LlamaSpec, ask: Any
+) -> None:
+    process = spawn()
+    client = ComputeClient(socket_path, connect_s=60)
+    attempts = [AttemptRecord(backend="local") for _ in range(3)]
+    streams = [client.generate(spec, ask(max_output_tokens=None), attempt) for attempt in attempts]
+    for stream in streams:
+        for _ in range(3):
+            await anext(stream)
+    waiting = asyncio.create_task(client.warm(LlamaSpec(kind="llama", model=spec.model, device="cpu", context_window=64)))
+    await asyncio.sleep(0)
+    process.send_signal(signal.SIGKILL)
+    await ended(process)
+    killed = time.monotonic()
+    for stream, attempt in zip(streams, attempts, strict=True):
+        with pytest.raises(StreamBroken):
+            async for _ in stream:
+                pass
+        assert attempt.usage is not None
+        assert attempt.usage.output_tokens > 0
+    with pytest.raises(BackendUnavailable):
+        await waiting
+    assert time.monotonic() - killed < 1
+    assert not (await client.health(spec)).ready
+
+    spawn()
+    answer = await collect(client.generate(spec, ask(), AttemptRecord(backend="local")))
+    assert answer.choices[0].finish is not None
+    await client.aclose()
+
+
+async def test_the_process_embeds_with_the_bundled_model_and_ends_on_sigterm(spawn: Spawn, socket_path: Path) -> None:
+    import numpy as np
+
+    process = spawn()
+    client = ComputeClient(socket_path, connect_s=60)
+    assert (await client.stats()).embedder == ""
+    near, far, question = (np.frombuffer(vector, "<f4") for vector in await client.embed(["The cat sleeps.", "Interest rates rose.", "a sleeping cat"]))
+    assert question @ near > question @ far + 0.2
+    assert abs(np.linalg.norm(near) - 1) < 1e-3
+    stats = await client.stats()
+    assert stats.embedder.startswith("all-MiniLM-L6-v2@")
+    assert stats.resident_bytes > 100e6
+    process.send_signal(signal.SIGTERM)
+    assert await ended(process) == 0
+    assert not socket_path.exists()
+    await client.aclose()
+
+
+async def test_the_process_ends_with_whoever_holds_its_standard_input(spawn: Spawn, socket_path: Path) -> None:
+    process = spawn()
+    client = ComputeClient(socket_path, connect_s=60)
+    await client.stats()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert await ended(process) == 0
+    await client.aclose()
+
+
+def test_the_client_and_the_idle_process_import_no_heavy_library() -> None:
+    code = "import sys, router.compute.client, router.compute.__main__, adapters.llama; print([m for m in ('torch', 'numpy', 'faiss', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
