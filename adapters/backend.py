@@ -66,12 +66,14 @@ class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class RemoteSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A backend reached over HTTP. `base_url` is the `/v1` root for `openai` and the host root for `anthropic` and `gemini`.
 
-    `api_key_env` names the environment variable that holds the key; it must end in `_API_KEY`.
+    `api_key_env` names the environment variable that holds the key; it must end in `_API_KEY`. `headers` go out with every request, for a
+    proxy or gateway in front of the provider; they stand in the policy's text, so no secret belongs there.
     """
 
     base_url: str | None = None
     api_key_env: str | None = None
     connect_s: float = 5.0
+    headers: dict[str, str] = {}
 
 
 class LocalCompute(Protocol):

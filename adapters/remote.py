@@ -144,6 +144,7 @@ class RemoteBackend(abc.ABC):
         self.model = spec.model or ""
         self.capabilities = msgspec.structs.replace(capabilities, context_window=spec.context_window, max_output=spec.max_output_tokens)
         self.sender = sender
+        self._headers = spec.headers
         self._unavailable = unavailable
 
     @abc.abstractmethod
@@ -193,7 +194,7 @@ class RemoteBackend(abc.ABC):
         attempt.called = True
         try:
             try:
-                response = await sender.post(call.path, call.body, call.headers, stream=True)
+                response = await sender.post(call.path, call.body, {**self._headers, **call.headers}, stream=True)
             except BackendUnavailable:
                 worked = False
                 raise

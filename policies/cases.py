@@ -9,9 +9,10 @@ from msgspec import Struct
 from adapters.types import Capabilities
 from policies.decide import BackendState, Decision, State, decide
 from policies.features import Features, highest
-from policies.load import Policy
+from policies.load import BUILT_IN, Policy
 from policies.schema import Case
 
+QUOTING = Capabilities(streaming=True, needs_context=True)
 ABLE = Capabilities(streaming=True, tools=True, parallel_tools=True, vision=True, json_schema=True, reasoning=True, logprobs=True, multiple_choices=True)
 
 
@@ -28,7 +29,7 @@ class CaseResult(Struct, frozen=True):
 
 
 def run_cases(policy: Policy, capabilities: Mapping[str, Capabilities] | None = None) -> list[CaseResult]:
-    """Run every case. `capabilities` says what the backends can do; one that is not in there can do everything."""
+    """Run every case. `capabilities` says what the backends can do; one that is not in there can do everything, except `extractive`, which needs documents."""
     return [run_case(policy, case, case.name or f"case {index + 1}", capabilities or {}) for index, case in enumerate(policy.file.cases)]
 
 
@@ -66,11 +67,11 @@ def run_case(policy: Policy, case: Case, name: str, capabilities: Mapping[str, C
 def _state(policy: Policy, unavailable: tuple[str, ...], over_budget: tuple[str, ...], capabilities: Mapping[str, Capabilities]) -> State:
     states = {
         name: BackendState(
-            capabilities=capabilities.get(name, ABLE),
+            capabilities=capabilities.get(name, QUOTING if backend.spec.kind == BUILT_IN else ABLE),
             ready=name not in unavailable,
             reason="the case says so" if name in unavailable else "",
             upper_cost_usd=1.0 if name in over_budget else 0.0,
         )
-        for name in policy.backends
+        for name, backend in policy.backends.items()
     }
     return State(backends=states, remaining_usd=0.0 if over_budget else None)

@@ -107,8 +107,8 @@ def _settle(policy: Policy, features: Features, state: State, locks: list[Rule],
             chosen.append(name)
         else:
             excluded.append(exclusion)
-    if not pinned and not features.grounded:
-        chosen, needless = _without_documents(chosen, rung.chosen, state)
+    if not features.grounded:
+        chosen, needless = _without_documents(chosen, rung.chosen, state, pinned)
         excluded += needless
     if any(exclusion.code == "budget" for exclusion in excluded) and not pinned:
         chosen = _after_the_budget(policy, features, state, locks, chosen, excluded, rung.reasons)
@@ -147,17 +147,17 @@ def _propensity(rung: _Rung, chosen: list[str]) -> float:
     return rung.weights[chosen[0]] / sum(rung.weights[name] for name in permitted)
 
 
-def _without_documents(chosen: list[str], first: Iterable[str], state: State) -> tuple[list[str], list[Exclusion]]:
+def _without_documents(chosen: list[str], first: Iterable[str], state: State, pinned: bool) -> tuple[list[str], list[Exclusion]]:
     """A backend that can only quote documents is no help to a request without any.
 
-    It answers (and says so) only where the policy names it first and nothing else is left: as a fallback it would turn an outage of the
-    real backends into a polite success.
+    It answers (and says so) only where it is pinned, or where the policy names it first and nothing else is left: as a fallback it would turn
+    an outage of the real backends into a polite success.
     """
-    quoting = [name for name in chosen if state.backends[name].capabilities.needs_context]
-    others = [name for name in chosen if name not in quoting]
-    kept = [] if others else [name for name in quoting if name in tuple(first)]
-    dropped = [Exclusion(name, "no_documents", "it answers from documents only, and the request has none") for name in quoting if name not in kept]
-    return others + kept, dropped
+    quoting = {name for name in chosen if state.backends[name].capabilities.needs_context}
+    kept = quoting & set(first) if pinned or len(quoting) == len(chosen) else set()
+    dropped = [name for name in chosen if name in quoting - kept]
+    told = "it answers from documents only, and the request has none"
+    return [name for name in chosen if name not in dropped], [Exclusion(name, "no_documents", told) for name in dropped]
 
 
 def _after_the_budget(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from functools import lru_cache
 
 from msgspec import Struct
@@ -32,7 +34,7 @@ def check_input(request: GenerateRequest, limits: InputLimits, input_tokens: int
     if limits.max_input_tokens is not None and input_tokens is not None and input_tokens > limits.max_input_tokens:
         message = f"the request has about {input_tokens} tokens; at most {limits.max_input_tokens} are accepted"
         return Refusal(400, "context_length_exceeded", "messages", message)
-    if limits.deny_list and any(find(_terms(limits.deny_list), text) for text in texts_of(request)):
+    if limits.deny_list and any(find(_terms(limits.deny_list), _folded(text)) for text in texts_of(request)):
         return Refusal(400, "content_policy_violation", "messages", "the request holds a term that the policy does not allow")
     return None
 
@@ -52,6 +54,14 @@ def texts_of(request: GenerateRequest) -> list[str]:
     return found
 
 
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+
+
+def _folded(text: str) -> str:
+    """The text as a reader sees it: no invisible characters, compatible forms made one, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).split())
+
+
 @lru_cache(maxsize=64)
 def _terms(deny_list: tuple[str, ...]) -> RuleSet:
-    return compile_rules(("deny-list",), deny_list)
+    return compile_rules(("deny-list",), [_folded(term) for term in deny_list])

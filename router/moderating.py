@@ -85,10 +85,14 @@ class Moderation:
 
     def report(self) -> JsonObject:
         """What was found, by rule: for the `headgate` object. Never the matched text."""
+        return {"blocked": self.blocked, "matches": [{"rule": rule, "count": count} for rule, count in sorted(self.counts().items())]}
+
+    def counts(self) -> dict[str, int]:
+        """How often each rule matched."""
         counts: dict[str, int] = {}
         for match in self.matches:
             counts[match.rule] = counts.get(match.rule, 0) + 1
-        return {"blocked": self.blocked, "matches": [{"rule": rule, "count": count} for rule, count in sorted(counts.items())]}
+        return counts
 
     def _feed(self, stream: _Stream, text: str) -> str:
         moderator = self._moderators.get(stream)

@@ -352,6 +352,8 @@ class Exchange:
             self.gateway.policy.release(self.active)
 
     def _observe(self, settlement: Settlement) -> None:
+        for rule, count in self.moderation.counts().items():
+            self.gateway.metrics.moderated(rule, count)
         self.gateway.metrics.request_done(
             backend=self.backend_name,
             outcome=settlement.outcome,

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for name in [name for name in os.environ if name.endswith("_API_KEY") or name.startswith("HEADGATE_")]:
     if name != "HEADGATE_TEST_LONG":
         del os.environ[name]

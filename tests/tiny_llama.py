@@ -218,14 +218,18 @@ def teach(folder: Path, examples: list[tuple[str, str]], *, steps: int = 150) ->
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    pairs = [[tokenizer(text, add_special_tokens=False).input_ids for text in example] for example in examples]
+    shapes: dict[tuple[int, int], list[list[int]]] = {}
+    for prompt, answer in examples:
+        start, end = (tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer))
+        shapes.setdefault((len(start), len(end)), []).append(start + end)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
         right = True
-        for prompt, answer in pairs:
-            logits = model(input_ids=torch.tensor([prompt + answer[:-1]])).logits[0, len(prompt) - 1 :]
-            target = torch.tensor(answer)
-            loss = torch.nn.functional.cross_entropy(logits, target)
+        for (start, _end), rows in shapes.items():
+            ids = torch.tensor(rows)
+            logits = model(input_ids=ids[:, :-1]).logits[:, start - 1 :]
+            target = ids[:, start:]
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
             right = right and bool((logits.argmax(-1) == target).all()) and loss.item() < 0.05
             loss.backward()
         if right:

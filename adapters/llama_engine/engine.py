@@ -288,6 +288,8 @@ class LlamaEngine:
             overloaded = Overloaded(f"{self._spec.model}: no memory was left for this request")
             overloaded.__cause__ = error
             sequence.fail(overloaded)
+        except BackendError as error:
+            sequence.fail(error)
         except Exception as error:
             log.exception("step_failed", model=self._spec.model)
             fault = ProviderFault(f"{self._spec.model}: the model failed in a step: {type(error).__name__}: {error}")

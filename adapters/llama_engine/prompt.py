@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from typing import Any
@@ -29,7 +30,19 @@ def prompt_ids(loaded: LoadedModel, request: GenerateRequest) -> list[int]:
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise InvalidRequest(f"the model's chat template refuses this conversation: {error}", param="messages") from error
-    return guard.encode(loaded.tokenizer, text)
+    return guard.encode(loaded.tokenizer, text + guard.cover(forced_beginning(request)))
+
+
+def forced_beginning(request: GenerateRequest) -> str:
+    """How an answer that must be a tool call begins: the model goes on from there. Empty where it may say what it likes.
+
+    It ends before a space, because the vocabulary joins a space to the word that follows it.
+    """
+    if not request.tools or request.tool_choice.mode in ("auto", "none"):
+        return ""
+    if request.tool_choice.mode == "required":
+        return '{"name":'
+    return f'{{"name": {json.dumps(request.tool_choice.name, ensure_ascii=False)}, "parameters":'
 
 
 def template_messages(messages: tuple[Message, ...]) -> list[JsonObject]:

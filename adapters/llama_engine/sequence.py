@@ -10,6 +10,7 @@ from adapters.errors import BackendError
 from adapters.llama_engine.answer import Answer
 from adapters.llama_engine.loading import LoadedModel
 from adapters.llama_engine.outbox import Outbox
+from adapters.llama_engine.prompt import forced_beginning
 from adapters.llama_engine.sampling import make_generator, next_token
 from adapters.types import Event, FinishReason, GenerateRequest, ResponseStarted, Usage, UsageReported
 
@@ -50,7 +51,12 @@ class Sequence:
         self._top_p = loaded.top_p if request.top_p is None else request.top_p
         tools = request.tools if request.tool_choice.mode != "none" else ()
         self._answer = Answer(
-            loaded.vocabulary, stops=request.stop, tools=tools, python_tag=loaded.python_tag, one_call=request.parallel_tool_calls is False
+            loaded.vocabulary,
+            stops=request.stop,
+            tools=tools,
+            python_tag=loaded.python_tag,
+            one_call=request.parallel_tool_calls is False,
+            begun=forced_beginning(request),
         )
 
     @property
@@ -80,6 +86,7 @@ class Sequence:
             piece = self.prompt[self.prefilled : self.prefilled + chunk]
             logits = self._forward(piece)
             self.prefilled += len(piece)
+            self.outbox.put(UsageReported(self.usage))  # so that whoever leaves now knows what was read for it
             if self.prefilling:
                 return
         else:
@@ -89,6 +96,7 @@ class Sequence:
         self._accept(next_token(logits, self._temperature, self._top_p, self._generator))
 
     def finish(self, reason: FinishReason) -> None:
+        """Raises `ProviderFault`, before anything is sent, where the answer is not what it had to be."""
         *events, finished = self._answer.end(reason)
         self.outbox.put(*events, UsageReported(self.usage), finished, Ended())
         self.release()

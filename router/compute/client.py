@@ -52,9 +52,9 @@ class ComputeClient:
         """As `Backend.generate`. Closing it tells the compute process at once; `attempt.usage` is what was used up to the last word from there."""
         connection = await self._connected(self._connect_s)
         call = connection.call(lambda id: wire.Generate(id=id, kind=spec.kind, spec=wire.raw(spec), request=request))
-        attempt.called = True
         try:
             while (event := await call.event()) is not None:
+                attempt.called = True
                 if isinstance(event, ResponseStarted):
                     attempt.model = event.model or attempt.model
                     attempt.provider_request_id = event.provider_request_id
@@ -68,7 +68,9 @@ class ComputeClient:
             attempt.usage = call.usage
 
     async def health(self, spec: BackendSpec, /) -> BackendHealth:
-        """Never raises for a process that is down: that is what it reports."""
+        """Never raises for a process that is down, and does not wait for it: that is what it reports."""
+        if self._connecting.locked():
+            return BackendHealth(ready=False, reason="the compute process is starting")
         try:
             return await self._ask(lambda id: wire.Health(id=id, kind=spec.kind, spec=wire.raw(spec)), BackendHealth, connect_s=0)
         except BackendError as error:

@@ -136,7 +136,7 @@ def _validate(text: str, gateway: Gateway) -> Validation:
 
 
 def _first_lines(problems: tuple[Problem, ...]) -> str:
-    return "; ".join(str(problem) for problem in problems[:5])
+    return "; ".join(f"line {problem.line}, column {problem.column}: {problem}" for problem in problems[:5])
 
 
 def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:

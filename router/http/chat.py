@@ -46,7 +46,6 @@ class ChatResponse:
         self._principal = principal
         self._call = call
         self._id = request_id
-        self._headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway = self._gateway
@@ -81,7 +80,7 @@ class ChatResponse:
     async def _refuse(self, error: ApiError, send: Send) -> None:
         self._gateway.metrics.refused(error.code)
         extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-        await _send_whole(send, error.status, error.body(), self._headers + extra)
+        await _send_whole(send, error.status, error.body(), extra)
 
     async def _whole(self, exchange: Exchange, send: Send) -> None:
         collector = Collector()
@@ -91,12 +90,12 @@ class ChatResponse:
         for finish in exchange.finished:
             collector.add(finish)
         body = completion(self._response_id, int(exchange.created), exchange.model, collector.result(), exchange.usage, exchange.headgate())
-        await _send_whole(send, 200, body, self._headers + self._decision_headers(exchange))
+        await _send_whole(send, 200, body, self._decision_headers(exchange))
 
     async def _stream(self, exchange: Exchange, send: Send) -> None:
         """Everything runs in this one task; only the heartbeat, which also opens the response when the commit is late, runs beside it."""
         settings = self._gateway.settings
-        sender = _EventSender(send, lambda: self._headers + self._decision_headers(exchange), settings.commit_after_s, settings.heartbeat_s)
+        sender = _EventSender(send, lambda: self._decision_headers(exchange), settings.commit_after_s, settings.heartbeat_s)
         encoder: ChunkEncoder | None = None
         try:
             async with aclosing(exchange.events()) as events:

@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal, TypeAlias
 
 import msgspec
+import pytest
 
 import adapters.anthropic
 import adapters.extractive
@@ -32,6 +33,7 @@ import adapters.openai
 import adapters.scripted  # noqa: F401
 from adapters.backend import Backend, BackendContext, create_backend, kind_named
 from adapters.types import GenerateRequest, Message, Passage, TextPart
+from tests.adapters.llama import contract_case
 from tests.fakes.provider import Cut, Exchange, FakeProvider, Gap, Hang, Reply, Step
 from tests.fakes.wire import STEPS, Answer, answering, failing
 
@@ -138,11 +140,19 @@ async def extractive_case(scene: Scene) -> AsyncGenerator[Subject]:
     await backend.aclose()
 
 
+@asynccontextmanager
+async def llama_case(scene: Scene) -> AsyncGenerator[Subject]:
+    pytest.importorskip("torch", reason="the local Llama needs the extra 'local'")
+    async with contract_case.llama(scene) as (backend, stopped):
+        yield Subject(backend, asking=contract_case.asking, stopped=stopped)
+
+
 CASES: dict[str, Case] = {
     "openai": Case(partial(remote_case, "openai")),
     "anthropic": Case(partial(remote_case, "anthropic")),
     "gemini": Case(partial(remote_case, "gemini")),
     "scripted": Case(scripted_case),
+    "llama": Case(llama_case),
     # It quotes what it was given, in one go: it cannot stall and has nobody who could fail it.
     "extractive": Case(extractive_case, scenes=("answers",)),
 }

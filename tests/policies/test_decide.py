@@ -91,7 +91,7 @@ def test_a_lock_holds_through_the_fallback(load: Load, state: MakeState) -> None
 def test_a_lock_holds_although_an_earlier_rule_decides(load: Load, state: MakeState) -> None:
     policy = load(
         BACKENDS.replace("claude: {", "claude: {clearance: restricted, ")
-        + "rules: [{name: code, when: {task: code}, use: [claude]}, {name: home, when: {data_class: restricted}, use: [local], lock: true}]"
+        + "rules: [{name: code, when: {task: code}, use: [claude]}, {name: home, when: {data_class: restricted}, use: [local], lock: true}]\ndefault: mini"
     )
     decision = decide(policy, Features(task="code", data_class="restricted"), state(policy))
     assert decision.rule == "code"
@@ -219,7 +219,7 @@ def test_a_backend_that_goes_down_moves_only_those_who_had_it(load: Load, state:
 def test_the_draw_does_not_depend_on_the_order_of_the_table() -> None:
     assert draw({"a": 1, "b": 2, "c": 3}, "seed", "rule") == draw({"c": 3, "a": 1, "b": 2}, "seed", "rule")
     assert all(0 <= unit(str(n)) < 1 for n in range(1000))
-    assert unit("a") == 0.7920012703165868
+    assert unit("a") == 0.7913742705223815
 
 
 def test_every_outcome_has_a_status() -> None:

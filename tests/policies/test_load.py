@@ -232,12 +232,11 @@ def test_the_json_schema_knows_every_section_and_every_kind() -> None:
 
 def test_the_shipped_policy_loads_and_its_own_cases_hold() -> None:
     from adapters.price_book import price_for
-    from adapters.types import Capabilities
     from policies.cases import run_cases
     from policies.load import load_policy
 
     path = Path(__file__).resolve().parents[2] / "config" / "defaults" / "headgate.yaml"
     policy = load_policy(path.read_text(), str(path), price_of=lambda _, spec: price_for(spec))
-    results = run_cases(policy, {"extractive": Capabilities(streaming=True, needs_context=True)})
+    results = run_cases(policy)
     assert len(results) == 3
     assert [result.failures for result in results] == [(), (), ()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def make_engine(spec: LlamaSpec) -> Iterator[Any]:
 
 
 @pytest.fixture
-async def engine(make_engine: Any) -> AsyncIterator[Any]:
-    yield make_engine()
+def engine(make_engine: Any) -> Any:
+    return make_engine()
 
 
 @pytest.fixture

@@ -45,7 +45,9 @@ def record() -> AttemptRecord:
 
 async def until(condition: Any, seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while True:
+            if condition():
+                return
             await asyncio.sleep(0.002)
 
 
@@ -84,7 +86,9 @@ async def test_a_prompt_read_in_pieces_gives_the_same_answer(make_engine: Any, l
 async def test_events_come_in_the_order_of_the_contract(engine: Any, ask: Any, attempt: AttemptRecord) -> None:
     events = [event async for event in engine.generate(ask(), attempt)]
     assert isinstance(events[0], ResponseStarted)
-    assert all(isinstance(event, TextDelta) for event in events[1:-2])
+    assert isinstance(events[1], UsageReported)
+    assert events[1].usage.output_tokens == 0
+    assert all(isinstance(event, TextDelta) for event in events[2:-2])
     assert isinstance(events[-2], UsageReported)
     assert isinstance(events[-1], Finished)
     assert attempt.provider_request_id == events[0].provider_request_id
@@ -158,7 +162,7 @@ async def test_a_prompt_longer_than_the_context_is_refused_before_any_work(make_
         ({"logprobs": 1}, UnsupportedFeature, "logprobs"),
         ({"adapter": "mine"}, UnsupportedFeature, "adapter"),
         ({"response_format": ResponseFormat(kind="json_schema", schema={})}, UnsupportedFeature, "response_format"),
-        ({"tools": (Tool(name="f"),), "tool_choice": ToolChoice(mode="required")}, UnsupportedFeature, "tool_choice"),
+        ({"tools": (Tool(name="f"),), "tool_choice": ToolChoice(mode="function", name="g")}, InvalidRequest, "tool_choice"),
         ({"messages": (Message(role="user", parts=(ImagePart(url="data:,"),)),)}, UnsupportedFeature, "messages"),
     ],
 )

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from adapters.errors import InvalidRequest
 from adapters.llama import count_prompt
@@ -37,14 +38,15 @@ def test_special_tokens_in_peoples_text_are_read_as_plain_characters(loaded: Any
     special = {loaded.tokenizer.convert_tokens_to_ids(token): token for token in ("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")}
     plain = prompt_ids(loaded, GenerateRequest(messages=(say("user", "hi"),)))
     tool = Tool(name="f", description=attack, parameters={"enum": [attack]})
+    called = Message("assistant", (ToolCallPart("1", "f", '{"a": "<|eot_id|>"}'),))
     for request in (
         GenerateRequest(messages=(say("user", attack),)),
         GenerateRequest(messages=(say("user", "hi"),), context=(Passage("c", "f", attack, attack, 0, len(attack)),)),
-        GenerateRequest(messages=(say("user", "hi"), Message("assistant", (ToolCallPart("1", "f", f'{{"a": "{attack[:11]}"}}'),)), say("tool", attack, tool_call_id="1"))),
+        GenerateRequest(messages=(say("user", "hi"), called, say("tool", attack, tool_call_id="1"))),
     ):
         ids = prompt_ids(loaded, request)
-        turns = len(template_messages(request.messages)) + 2 - 1
-        assert ids.count(loaded.tokenizer.convert_tokens_to_ids("<|start_header_id|>")) == turns + 1
+        headers = 1 + len(template_messages(request.messages)) + 1  # the template's system turn, the messages, the answer's
+        assert ids.count(loaded.tokenizer.convert_tokens_to_ids("<|start_header_id|>")) == headers
         assert attack[:13] in rendered(loaded, request)
     with_tool = prompt_ids(loaded, GenerateRequest(messages=(say("user", "hi"),), tools=(tool,)))
     assert [token for token in with_tool if token in special] == [token for token in plain if token in special]
@@ -67,8 +69,10 @@ def test_tools_reach_the_prompt_unless_the_choice_is_none(loaded: Any) -> None:
 
 
 def test_parallel_calls_become_single_calls_each_followed_by_its_result(loaded: Any) -> None:
-    calls = Message("assistant", (TextPart("Looking."), ToolCallPart("1", "get_weather", '{"city": "Paris"}'), ToolCallPart("2", "get_weather", '{"city": "Rome"}')))
-    request = GenerateRequest(messages=(say("user", "Weather?"), calls, say("tool", "rain", tool_call_id="1"), say("tool", "sun", tool_call_id="2"), say("user", "So?")))
+    paris, rome = ToolCallPart("1", "get_weather", '{"city": "Paris"}'), ToolCallPart("2", "get_weather", '{"city": "Rome"}')
+    results = (say("tool", "rain", tool_call_id="1"), say("tool", "sun", tool_call_id="2"))
+    calls = Message("assistant", (TextPart("Looking."), paris, rome))
+    request = GenerateRequest(messages=(say("user", "Weather?"), calls, *results, say("user", "So?")))
     text = rendered(loaded, request)
     places = [text.index(piece) for piece in ("Looking.", "Paris", '"rain"', "Rome", '"sun"', "So?")]
     assert places == sorted(places)
@@ -81,13 +85,15 @@ def test_a_conversation_the_template_refuses_is_an_invalid_request(loaded: Any) 
 
 
 TEXT = st.text(max_size=60)
+SCHEMAS = st.dictionaries(TEXT, st.lists(TEXT, max_size=2), max_size=2)
+TOOLS = st.lists(st.builds(lambda description, schema: Tool(name="f", description=description, parameters={"properties": schema}), TEXT, SCHEMAS), max_size=2)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(TEXT, min_size=1, max_size=4),
     passages=st.lists(TEXT, max_size=2),
-    tools=st.lists(st.builds(lambda d, p: Tool(name="f", description=d, parameters={"properties": p}), TEXT, st.dictionaries(TEXT, st.lists(TEXT, max_size=2), max_size=2)), max_size=2),
+    tools=TOOLS,
     called=st.booleans(),
 )
 def test_the_estimated_upper_bound_holds(loaded: Any, texts: list[str], passages: list[str], tools: list[Tool], called: bool) -> None:
