@@ -150,13 +150,18 @@ def create_backend(name: str, spec: BackendSpec, context: BackendContext) -> Bac
     return kind_named(spec.kind).factory(name, spec, context)
 
 
+IMAGE_TOKENS = 1_100
+MAX_IMAGE_TOKENS = 8_192
+"""What an image costs as a rule, and at most: above the largest that OpenAI's tiles and patches, Anthropic's and Gemini's rules come to."""
+
+
 def estimate_tokens(request: GenerateRequest) -> TokenCount:
     """Count without a vocabulary.
 
     `n` is characters / 4 plus a few tokens a message. `upper` holds for every byte-level tokenizer: a token is at least one byte, and chat
-    templates add at most 16 tokens a message and 64 a request.
+    templates add at most 16 tokens a message and 64 a request. An image counts what the providers' own rules allow it at most.
     """
-    characters = size = 0
+    characters = size = images = 0
     texts: list[str] = []
     for message in request.messages:
         for part in message.parts:
@@ -165,8 +170,10 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
                     texts.append(part.text)
                 case ToolCallPart():
                     texts.append(part.name + part.arguments)
-                case ImagePart() | ProviderPart():
-                    pass
+                case ImagePart():
+                    images += 1
+                case ProviderPart():
+                    texts.append(msgspec.json.encode(part.item).decode())
     texts += [passage.text for passage in request.context]
     texts += [msgspec.json.encode(tool).decode() for tool in request.tools]
     if request.response_format.schema is not None:
@@ -175,7 +182,7 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
         characters += len(text)
         size += len(text) if text.isascii() else len(text.encode())
     pieces = len(request.messages) + len(request.context) + len(request.tools)
-    return TokenCount(n=characters // 4 + 4 * pieces + 3, upper=size + 16 * pieces + 64)
+    return TokenCount(n=characters // 4 + 4 * pieces + 3 + images * IMAGE_TOKENS, upper=size + 16 * pieces + 64 + images * MAX_IMAGE_TOKENS)
 
 
 def estimate_output_tokens(characters: int) -> int:

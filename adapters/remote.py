@@ -206,12 +206,15 @@ class RemoteBackend(abc.ABC):
                 _require_event_stream(response)
                 decoder = self.decoder(request, request_id)
                 async with contextlib.aclosing(response.aiter_raw()) as pieces:
-                    async with contextlib.aclosing(_decoded(pieces, decoder)) as events:
-                        async for event in events:
-                            meter.note(event)
-                            if isinstance(event, UsageReported):
-                                settled = decoder.usage_final
-                            yield event
+                    async with contextlib.aclosing(_decoded(pieces, decoder)) as batches:
+                        async for batch in batches:
+                            # All of it before any is passed on: what the provider has said is known even if the consumer leaves in between.
+                            for event in batch:
+                                meter.note(event)
+                                if isinstance(event, UsageReported):
+                                    settled = decoder.usage_final
+                            for event in _joined(batch) if request.whole else batch:
+                                yield event
                     ends = decoder.finish()
                     if not settled:
                         attempt.usage = meter.estimate(self.count(request).n)
@@ -240,24 +243,62 @@ def _require_event_stream(response: RawResponse) -> None:
         raise ProviderFault(f"the provider answered with {kind or 'no content type'!r} instead of an event stream", provider_status=response.status)
 
 
-async def _decoded(pieces: AsyncGenerator[bytes, None], decoder: StreamDecoder) -> AsyncGenerator[Event, None]:
-    """Until the end marker or the end of the stream, whichever comes first."""
+async def _decoded(pieces: AsyncGenerator[bytes, None], decoder: StreamDecoder) -> AsyncGenerator[list[Event], None]:
+    """The events of each piece, until the end marker or the end of the stream, whichever comes first. What stands before a fault comes first."""
     parser = SseParser()
+    async for piece in pieces:
+        events, failure = _feed(decoder, parser.feed(piece))
+        if events:
+            yield events
+        if isinstance(failure, msgspec.MsgspecError):
+            raise ProviderFault("the provider sent an event that cannot be understood") from failure
+        if failure is not None:
+            raise failure
+        if decoder.done:
+            return
+    events, failure = _feed(decoder, parser.finish())
+    if events:
+        yield events
+    if isinstance(failure, msgspec.MsgspecError):
+        raise StreamBroken("the stream ended within an event") from failure
+    if failure is not None:
+        raise failure
+
+
+def _feed(decoder: StreamDecoder, said: list[SseEvent]) -> tuple[list[Event], BackendError | msgspec.MsgspecError | None]:
+    """What the decoder makes of a piece's events, and what stopped it."""
+    events: list[Event] = []
     try:
-        async for piece in pieces:
-            for said in parser.feed(piece):
-                for event in decoder.feed(said):
-                    yield event
-            if decoder.done:
-                return
-    except msgspec.MsgspecError as error:
-        raise ProviderFault("the provider sent an event that cannot be understood") from error
-    try:
-        for said in parser.finish():
-            for event in decoder.feed(said):
-                yield event
-    except msgspec.MsgspecError as error:
-        raise StreamBroken("the stream ended within an event") from error
+        for event in said:
+            events += decoder.feed(event)
+    except (BackendError, msgspec.MsgspecError) as error:
+        return events, error
+    return events, None
+
+
+def _joined(events: list[Event]) -> list[Event]:
+    """The same answer in fewer events: neighbouring pieces of one text are one."""
+    joined: list[Event] = []
+    texts: list[str] = []
+    first: TextDelta | ReasoningDelta | None = None
+    for event in events:
+        if type(event) is type(first) and event.choice == first.choice and not getattr(event, "logprobs", ()):
+            texts.append(event.text)
+            continue
+        if first is not None:
+            joined.append(_with_text(first, texts))
+            first = None
+        if isinstance(event, TextDelta | ReasoningDelta) and not getattr(event, "logprobs", ()):
+            first, texts = event, [event.text]
+        else:
+            joined.append(event)
+    if first is not None:
+        joined.append(_with_text(first, texts))
+    return joined
+
+
+def _with_text(first: TextDelta | ReasoningDelta, texts: list[str]) -> Event:
+    return first if len(texts) == 1 else type(first)("".join(texts), first.choice)
 
 
 async def _drain(pieces: AsyncGenerator[bytes, None]) -> None:

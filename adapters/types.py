@@ -137,7 +137,8 @@ class Citation(Struct, frozen=True):
 class GenerateRequest(Struct, frozen=True, kw_only=True):
     """One request for an answer, in no provider's dialect. `deadline` is in seconds of `time.time()`; `partition` is an opaque tenant salt.
 
-    `grounded` says that documents were searched for this request; `context` holds what was found, which may be nothing.
+    `grounded` says that documents were searched for this request; `context` holds what was found, which may be nothing. `whole` says that the
+    answer is gathered before anybody sees it: a backend may then join deltas that came together into one.
     """
 
     messages: tuple[Message, ...]
@@ -162,6 +163,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     partition: str = ""
     adapter: str | None = None
     idempotency_key: str | None = None
+    whole: bool = False
     extra: JsonObject = {}
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import structlog
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 
 from router.gateway import Gateway
-from router.http import admin, chat, explain, files, health, models, vector_stores
+from router.http import admin, chat, docs, explain, files, health, models, vector_stores
 from router.http.errors import ApiError
 from router.http.middleware import Authenticate, RequestId
+from router.http.openapi import openapi_config
 
 log = structlog.get_logger("headgate.http")
 
@@ -41,6 +40,8 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
             explain.explain_route,
             models.list_models,
             models.get_model,
+            docs.landing,
+            docs.reference,
             health.live,
             health.ready,
             health.metrics,
@@ -51,7 +52,7 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
         middleware=[RequestId(), Authenticate()],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
         lifespan=[lifespan],
-        openapi_config=OpenAPIConfig(title="Headgate", version="0.1.0", path="/schema", render_plugins=[JsonRenderPlugin(path="/openapi.json")]),
+        openapi_config=openapi_config(),
         request_max_body_size=max_body_bytes,
         logging_config=None,
     )

@@ -32,7 +32,7 @@ from retrieval.values import NotFound, SearchRequest, SearchResult
 from router.accounting import Accounting, Booking, Settlement
 from router.auth import Authenticator
 from router.http.errors import ApiError
-from router.policy_store import PolicyVersion, active_version
+from router.policy_store import PolicyVersion, active_number, active_version
 from router.tables import workers
 from router.telemetry import Metrics
 
@@ -122,8 +122,10 @@ class PolicyHolder:
 
     async def refresh(self) -> None:
         """Load the active version if it is another than the one in force."""
+        if self._current is not None and await self._database.read(active_number) == self._current.version:
+            return
         version = await self._database.read(active_version)
-        if version is None or (self._current is not None and version.version == self._current.version):
+        if version is None:
             return
         policy = load_policy(version.text, self._source, price_of=known_price)
         active = ActivePolicy(policy, version, self._context)

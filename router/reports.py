@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
@@ -96,3 +98,16 @@ def ledger_rows(connection: Connection, *, tenant: str | None = None, request_id
     if request_id is not None:
         query = query.where(ledger.c.request_id == request_id)
     return [{**row, "cost_usd": usd_float(row["cost"])} for row in connection.execute(query).mappings()]
+
+
+def ledger_export(connection: Connection, *, tenant: str | None = None, since: float | None = None, until: float | None = None) -> Iterator[dict[str, object]]:
+    """Every row that ended in `[since, until)`, oldest first, with the cost also in USD. Read from the database as it is consumed."""
+    query = select(ledger).order_by(ledger.c.ended_at, ledger.c.id)
+    if tenant is not None:
+        query = query.where(ledger.c.tenant == tenant)
+    if since is not None:
+        query = query.where(ledger.c.ended_at >= since)
+    if until is not None:
+        query = query.where(ledger.c.ended_at < until)
+    for row in connection.execute(query.execution_options(yield_per=1000)).mappings():
+        yield {**row, "cost_usd": usd_float(row["cost"])}

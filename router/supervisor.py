@@ -50,6 +50,10 @@ class AlreadyRunning(Exception):
     """Another supervisor serves this home folder."""
 
 
+class CannotListen(Exception):
+    """The address is taken, or is not this machine's."""
+
+
 class Child:
     """One process that should always run. Restarted when it ends, after a growing pause while it keeps ending early."""
 
@@ -297,7 +301,11 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another address with --host and --port") from error
     listener.listen(2048)
     listener.set_inheritable(True)
     return listener

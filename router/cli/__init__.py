@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import SettingsError
 from config.yamlfile import YamlError
-from router.cli.documents import documents
 from router.cli.doctor import doctor
+from router.cli.documents import documents
 from router.cli.identity import keys, tenants
 from router.cli.policy import policy
 from router.cli.serve import serve
-from router.cli.usage import usage
+from router.cli.usage import ledger, usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -22,7 +24,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, keys, documents, usage, doctor):
+for command in (serve, policy, tenants, keys, documents, usage, ledger, doctor):
     cli.add_command(command)
 
 
@@ -38,3 +40,9 @@ def main() -> None:
     except (YamlError, SettingsError) as error:
         click.echo(str(error), err=True)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (SQLAlchemyError, OSError) as error:
+        click.echo(f"Error: {getattr(error, 'orig', None) or error}; look at the installation with: headgate doctor", err=True)
+        sys.exit(1)

@@ -6,14 +6,17 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.database import Database
-from config.settings import Settings
+from config.settings import Settings, hide_password
+from router import auth
 from router.backends import load_kinds
 from router.launch import DEFAULT_POLICY, Launch, migrate_state, open_state
 
@@ -23,7 +26,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def config_option(command: Command) -> Command:
     """`--config FILE`, else `HEADGATE_CONFIG`, else `headgate.yaml` in this folder, else the embedded defaults."""
     return click.option(
-        "--config", "config", envvar="HEADGATE_CONFIG", type=click.Path(dir_okay=False, path_type=Path), help="The policy file (default: headgate.yaml here, else the embedded one)."
+        "--config",
+        "config",
+        envvar="HEADGATE_CONFIG",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="The policy file (default: headgate.yaml here, else the embedded one).",
     )(command)
 
 
@@ -32,11 +39,17 @@ def json_option(command: Command) -> Command:
 
 
 def find_launch(config: Path | None) -> Launch:
-    """The policy file to use. Exits with 2 where a named one is missing."""
+    """The policy file to use. Exits with 2 where a named one is missing or cannot be read."""
     chosen = config or (Path("headgate.yaml") if Path("headgate.yaml").is_file() else DEFAULT_POLICY)
     if not chosen.is_file():
         raise click.UsageError(f"there is no policy file {chosen}; name one with --config, or leave --config out to use the embedded defaults")
-    return Launch(config=str(chosen.resolve()))
+    launch = Launch(config=str(chosen.resolve()))
+    try:
+        launch.text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise click.UsageError(f"the policy file {chosen} cannot be read: {reason}") from error
+    return launch
 
 
 @contextmanager
@@ -45,13 +58,42 @@ def open_home(config: Path | None) -> Iterator[tuple[Launch, Settings, Database]
     launch = find_launch(config)
     settings = launch.settings()
     load_kinds(settings)
-    settings.home.mkdir(parents=True, exist_ok=True)
-    database = open_state(settings)
+    database = open_migrated(settings)
     try:
-        migrate_state(database)
         yield launch, settings, database
     finally:
         database.close()
+
+
+def open_migrated(settings: Settings) -> Database:
+    """The database of these settings in its newest form. Ends the command with status 1 where it does not answer."""
+    make_home(settings)
+    database = open_state(settings)
+    try:
+        migrate_state(database)
+    except (SQLAlchemyError, OSError) as error:
+        database.close()
+        raise no_database(settings, error) from error
+    return database
+
+
+def make_home(settings: Settings) -> None:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fail(f"the home folder {settings.home} cannot be made: {error.strerror}; set HEADGATE_HOME to a folder you may write to") from error
+
+
+def no_database(settings: Settings, error: Exception) -> click.ClickException:
+    reason = getattr(error, "orig", None) or error
+    return fail(f"the database {hide_password(settings.database)} does not answer: {reason}; check DATABASE_URL, or look with: headgate doctor")
+
+
+def require_tenant(database: Database, tenant: str) -> None:
+    """Ends the command with status 1 where there is no such tenant. `default` is made by the first start, so it may be used before it."""
+    names = [row["name"] for row in database.read_blocking(auth.list_tenants)]
+    if tenant not in names and (names or tenant != auth.DEFAULT_TENANT):
+        raise fail(f"tenant {tenant!r} does not exist; there are {', '.join(map(str, names)) or 'none yet'}; make it with: headgate tenants create {tenant}")
 
 
 def is_serving(settings: Settings) -> bool:
@@ -77,6 +119,28 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def moment(text: str | None) -> float | None:
+    """A date or time from the command line, in seconds since the epoch; UTC unless it says otherwise."""
+    if text is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a date (2026-11-21) or a time (2026-11-21T08:00:00+00:00)") from error
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def period_options(command: Command) -> Command:
+    """`--tenant`, `--since` and `--until`."""
+    for option in (
+        click.option("--until", help="Before this date or time."),
+        click.option("--since", help="From this date or time on (UTC unless it says otherwise)."),
+        click.option("--tenant", help="Only this tenant."),
+    ):
+        command = option(command)
+    return command
 
 
 def fail(message: str) -> click.ClickException:

@@ -124,6 +124,8 @@ async def _backends(launch: Launch) -> list[Finding]:
         health = await backend.health()
         local = configured.spec.kind == "llama"
         reason = "answers in the compute process while headgate serves" if local else health.reason
-        findings.append(Finding(f"backend {name}", "ok" if health.ready else "note", f"{configured.spec.kind} {backend.model}: {'ready' if health.ready else reason}"))
+        findings.append(
+            Finding(f"backend {name}", "ok" if health.ready else "note", f"{configured.spec.kind} {backend.model}: {'ready' if health.ready else reason}")
+        )
         await backend.aclose()
     return findings

@@ -16,9 +16,9 @@ from config.database import Database
 from config.settings import Settings
 from retrieval.store import Documents
 from retrieval.values import NotFound, PageRequest, SearchRequest, SearchResult, Store, StoreFile
-from router.cli.common import config_option, fail, find_launch, is_serving, json_option, print_json, print_table
+from router.cli.common import config_option, fail, find_launch, is_serving, json_option, open_migrated, print_json, print_table, require_tenant
 from router.gateway import socket_path
-from router.launch import migrate_state, open_blobs, open_documents, open_state
+from router.launch import open_blobs, open_documents
 
 WAIT_S = 600.0
 tenant_option = click.option("--tenant", default="default", show_default=True, help="Whose documents.")
@@ -31,12 +31,11 @@ def documents() -> None:
 
 
 @asynccontextmanager
-async def _opened(config: Path | None) -> AsyncIterator[tuple[Settings, Database, Documents]]:
+async def _opened(config: Path | None, tenant: str) -> AsyncIterator[tuple[Settings, Database, Documents]]:
     settings = find_launch(config).settings()
-    settings.home.mkdir(parents=True, exist_ok=True)
-    database = open_state(settings)
+    database = await asyncio.to_thread(open_migrated, settings)
     try:
-        await asyncio.to_thread(migrate_state, database)
+        await asyncio.to_thread(require_tenant, database, tenant)
         yield settings, database, open_documents(database, settings)
     finally:
         await database.aclose()
@@ -62,7 +61,7 @@ def add(files: tuple[Path, ...], tenant: str, store: str, config: Path | None, a
     """Add files and wait until they can be found."""
 
     async def run() -> list[tuple[str, StoreFile]]:
-        async with _opened(config) as (settings, database, library):
+        async with _opened(config, tenant) as (settings, database, library):
             found = await _find_store(library, tenant, store, create=True)
             waiting = []
             for path in files:
@@ -77,9 +76,13 @@ def add(files: tuple[Path, ...], tenant: str, store: str, config: Path | None, a
     if as_json:
         print_json([{"filename": name, **msgspec.to_builtins(file)} for name, file in done])
     else:
-        print_table(["FILE", "ID", "STORE", "STATUS", "CHUNKS", "REASON"], [[name, file.file_id, file.store_id, file.status, file.chunks, file.error_message] for name, file in done])
+        print_table(["FILE", "ID", "STORE", "STATUS", "CHUNKS", "REASON"], [_row(name, file, file.store_id) for name, file in done])
     if any(file.status != "completed" for _, file in done):
         raise fail("not every file could be indexed")
+
+
+def _row(name: str, file: StoreFile, *more: str) -> list[object]:
+    return [name, file.file_id, *more, file.status, file.chunks, file.error_message]
 
 
 def _index_here(settings: Settings, database: Database) -> None:
@@ -111,20 +114,21 @@ async def _settled(library: Documents, tenant: str, store: str, file: str) -> St
 def list_documents(tenant: str, store: str | None, config: Path | None, as_json: bool) -> None:
     """List a tenant's vector stores, or the files of one."""
 
-    async def run() -> tuple[tuple[Store, ...], tuple[StoreFile, ...]]:
-        async with _opened(config) as (_, _, library):
+    async def run() -> tuple[tuple[Store, ...], list[tuple[str, StoreFile]]]:
+        async with _opened(config, tenant) as (_, _, library):
             if store is None:
-                return (await library.list_stores(tenant, PageRequest(limit=10_000))).data, ()
+                return (await library.list_stores(tenant, PageRequest(limit=10_000))).data, []
             found = await _find_store(library, tenant, store)
-            return (), (await library.list_store_files(tenant, found.id, PageRequest(limit=10_000))).data
+            files = (await library.list_store_files(tenant, found.id, PageRequest(limit=10_000))).data
+            return (), [((await library.get_file(tenant, file.file_id)).filename, file) for file in files]
 
     stores, files = asyncio.run(run())
     if as_json:
-        print_json(msgspec.to_builtins(stores if store is None else files))
+        print_json(msgspec.to_builtins(stores) if store is None else [{"filename": name, **msgspec.to_builtins(file)} for name, file in files])
     elif store is None:
         print_table(["STORE", "NAME", "FILES", "BYTES"], [[each.id, each.name, each.counts.total, each.usage_bytes] for each in stores])
     else:
-        print_table(["FILE", "STATUS", "CHUNKS", "REASON"], [[each.file_id, each.status, each.chunks, each.error_message] for each in files])
+        print_table(["FILE", "ID", "STATUS", "CHUNKS", "REASON"], [_row(name, file) for name, file in files])
 
 
 @documents.command("delete")
@@ -136,13 +140,13 @@ def delete(file_id: str, tenant: str, config: Path | None, as_json: bool) -> Non
     """Delete a file everywhere: its text, its chunks, its vectors, the original."""
 
     async def run() -> None:
-        async with _opened(config) as (_, _, library):
+        async with _opened(config, tenant) as (_, _, library):
             await library.delete_file(tenant, file_id)
 
     try:
         asyncio.run(run())
     except NotFound as error:
-        raise fail(str(error)) from error
+        raise fail(f"{error} See a store's files with: headgate documents list --tenant {tenant} --store NAME") from error
     print_json({"id": file_id, "deleted": True}) if as_json else click.echo(f"{file_id} deleted")
 
 
@@ -155,9 +159,11 @@ def delete(file_id: str, tenant: str, config: Path | None, as_json: bool) -> Non
 @json_option
 def search(query: str, tenant: str, store: str, limit: int, config: Path | None, as_json: bool) -> None:
     """Search a vector store."""
+    if not query.strip():
+        raise click.UsageError("the query is empty; give a question or a few words")
 
     async def run() -> SearchResult:
-        async with _opened(config) as (settings, database, library):
+        async with _opened(config, tenant) as (settings, database, library):
             found = await _find_store(library, tenant, store)
             wanted = SearchRequest(tenant=tenant, stores=(found.id,), query=query, limit=limit, highlight=False)
             if is_serving(settings):
@@ -177,6 +183,8 @@ def search(query: str, tenant: str, store: str, limit: int, config: Path | None,
     if as_json:
         print_json(msgspec.to_builtins(result.passages))
         return
+    if not result.passages:
+        click.echo("nothing found")
     for passage in result.passages:
         click.echo(f"{passage.filename}{f', page {passage.page}' if passage.page else ''}  [{passage.start}:{passage.end}]  {passage.similarity:.2f}")
         click.echo(f"    {' '.join(passage.text.split())[:300]}")

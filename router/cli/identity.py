@@ -10,7 +10,7 @@ import msgspec
 from config.secretfile import load_secret
 from policies.access import PLATFORM_ROLES, TENANT_ROLES
 from router import auth
-from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table
+from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table, require_tenant
 
 
 @click.group()
@@ -28,7 +28,8 @@ def create_tenant(name: str, config: Path | None, as_json: bool) -> None:
         try:
             database.write_blocking(lambda connection: auth.create_tenant(connection, name))
         except (auth.InvalidName, auth.Exists) as error:
-            raise fail(str(error)) from error
+            hint = "; see them with: headgate tenants list" if isinstance(error, auth.Exists) else ""
+            raise fail(f"{error}{hint}") from error
     print_json({"name": name}) if as_json else click.echo(f"tenant {name} made; give it a key: headgate keys create --tenant {name}")
 
 
@@ -56,6 +57,8 @@ def keys() -> None:
 @json_option
 def create_key(tenant: str, role: str, name: str, models: tuple[str, ...], config: Path | None, as_json: bool) -> None:
     """Make a key. It is shown this once."""
+    if tenant == auth.PLATFORM and role not in PLATFORM_ROLES:
+        raise click.UsageError(f"a key of role {role!r} needs --tenant NAME; without a tenant the role is one of {', '.join(PLATFORM_ROLES)}")
     with open_home(config) as (launch, settings, database):
         secret = load_secret(launch.environ(), settings.home).reveal().encode()
         try:
@@ -72,6 +75,8 @@ def create_key(tenant: str, role: str, name: str, models: tuple[str, ...], confi
 def list_keys(tenant: str | None, config: Path | None, as_json: bool) -> None:
     """List keys, without their secrets."""
     with open_home(config) as (_, _, database):
+        if tenant is not None:
+            require_tenant(database, tenant)
         found = database.read_blocking(lambda connection: auth.list_keys(connection, tenant))
     if as_json:
         print_json(found)

@@ -1,4 +1,4 @@
-"""`headgate policy`: check a policy file, and ask where a request would go."""
+"""`headgate policy`: check a policy file, run its cases, ask where a request would go, and go back to an earlier version."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Any
 import click
 import msgspec
 
+from adapters.backend import DATA_CLASSES
 from config.settings import load_settings
+from policies.access import TENANT_ROLES
 from policies.load import Policy, PolicyError, load_policy
+from router import policy_store
 from router.backends import load_kinds
-from router.gateway import known_price
 from router.cli.common import config_option, fail, find_launch, json_option, open_home, print_json, print_table
+from router.gateway import known_price
 from router.launch import Launch
+
+file_argument = click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 
 
 @click.group()
@@ -29,7 +34,7 @@ def _load(launch: Launch) -> Policy:
 
 
 @policy.command("validate")
-@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@file_argument
 @config_option
 @json_option
 def validate(file: Path | None, config: Path | None, as_json: bool) -> None:
@@ -49,26 +54,86 @@ def validate(file: Path | None, config: Path | None, as_json: bool) -> None:
         click.echo(f"{launch.config}: valid; {len(loaded.backends)} backends, {len(loaded.file.rules)} rules")
 
 
+@policy.command("test")
+@file_argument
+@config_option
+@json_option
+def run_tests(file: Path | None, config: Path | None, as_json: bool) -> None:
+    """Run the policy's own `cases`. Exit status 1 when one does not hold. Nothing is called."""
+    from adapters.backend import BackendContext, create_backend
+    from policies.cases import run_cases
+
+    launch = find_launch(file or config)
+    loaded = _load(launch)
+    context = BackendContext(environ=launch.environ())
+    capabilities = {name: create_backend(name, configured.spec, context).capabilities for name, configured in loaded.backends.items()}
+    results = run_cases(loaded, capabilities)
+    failed = sum(not result.ok for result in results)
+    if as_json:
+        print_json(
+            [{"name": result.name, "ok": result.ok, "failures": result.failures, "decision": msgspec.to_builtins(result.decision)} for result in results]
+        )
+    else:
+        for result in results:
+            click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name}")
+            for failure in result.failures:
+                click.echo(f"        {failure}")
+        click.echo(f"{len(results) - failed} of {len(results)} cases hold" if results else f"{launch.config} has no cases; add some under 'cases:'")
+    sys.exit(1 if failed else 0)
+
+
+@policy.command("schema")
+def schema() -> None:
+    """Print the policy file's JSON Schema, for editors."""
+    from policies.schema import json_schema
+
+    load_kinds(find_launch(None).settings())
+    print_json(json_schema())
+
+
 @policy.command("versions")
 @config_option
 @json_option
 def versions(config: Path | None, as_json: bool) -> None:
     """Every policy that was ever active."""
-    from router import policy_store
-
     with open_home(config) as (_, _, database):
         found = database.read_blocking(policy_store.list_versions)
     rows = [[row.version, "active" if row.active else "", row.source, row.author, row.hash[:12]] for row in found]
-    print_json([{**msgspec.to_builtins(row), "text": None} for row in found]) if as_json else print_table(["VERSION", "STATE", "SOURCE", "AUTHOR", "HASH"], rows)
+    print_json([_shown(row) for row in found]) if as_json else print_table(["VERSION", "STATE", "SOURCE", "AUTHOR", "HASH"], rows)
+
+
+def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(version)
+    shown.pop("text")
+    return shown
+
+
+@policy.command("rollback")
+@click.argument("version", type=int)
+@config_option
+@json_option
+def rollback(version: int, config: Path | None, as_json: bool) -> None:
+    """Make an earlier version active again; a running server follows within a second. The file is not changed."""
+    with open_home(config) as (_, _, database):
+        earlier = database.read_blocking(lambda connection: policy_store.get_version(connection, version))
+        if earlier is None:
+            raise fail(f"there is no policy version {version}; see them with: headgate policy versions")
+        try:
+            load_policy(earlier.text, f"version {version}", price_of=known_price)
+        except PolicyError as error:
+            raise fail(f"version {version} is not valid any more:\n{error}") from error
+        active = database.write_blocking(lambda connection: policy_store.activate(connection, version))
+    assert active is not None
+    print_json(_shown(active)) if as_json else click.echo(f"policy version {version} is active")
 
 
 @policy.command("explain")
 @click.argument("text", required=False)
 @click.option("--body", type=click.File("rb"), help="A chat request as JSON, instead of TEXT ('-' reads standard input).")
 @click.option("--tenant", default="default", show_default=True)
-@click.option("--role", default="member", show_default=True)
+@click.option("--role", default="member", show_default=True, type=click.Choice(TENANT_ROLES))
 @click.option("--model", default="auto", show_default=True)
-@click.option("--data-class", "data_class", type=click.Choice(["public", "internal", "confidential", "restricted"]))
+@click.option("--data-class", "data_class", type=click.Choice(DATA_CLASSES))
 @click.option("--seed", type=int, help="The draw of weighted rules.")
 @config_option
 @json_option
@@ -83,7 +148,10 @@ def explain(
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Where would this request go, and why? Nothing is called. Backends count as ready where they could be (their keys are here)."""
+    """Where would this request go, and why? Nothing is called. Backends count as ready where they could be (their keys are here).
+
+    Exit status 1 when the request would be refused.
+    """
     import asyncio
 
     from router.explaining import explain_body
@@ -92,7 +160,8 @@ def explain(
     if (text is None) == (body is None):
         raise click.UsageError("give the user's message as TEXT, or a whole request with --body")
     hints = {name: value for name, value in {"data_class": data_class, "seed": seed}.items() if value is not None}
-    raw = body.read() if body else msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": text}], **({"headgate": hints} if hints else {})})
+    chat = {"model": model, "messages": [{"role": "user", "content": text}], "headgate": hints}
+    raw = body.read() if body else msgspec.json.encode(chat)
     launch = find_launch(config)
     loaded = _load(launch)
     try:
@@ -101,7 +170,13 @@ def explain(
         raise fail(f"{error.code}: {error.message}") from error
     if as_json:
         print_json(msgspec.to_builtins(decision))
-        return
-    click.echo(f"candidates: {', '.join(decision.candidates) or '(none)'}\nrule: {decision.rule}")
-    for reason in decision.reasons:
-        click.echo(f"  {reason}")
+    elif decision.outcome == "ok":
+        click.echo(f"candidates: {', '.join(decision.candidates)}")
+    else:
+        click.echo(f"refused: {decision.outcome}: {decision.message}")
+    if not as_json:
+        for reason in (reason for reason in decision.reasons if not reason.startswith("excluded:")):
+            click.echo(f"  {reason}")
+        for exclusion in decision.excluded:
+            click.echo(f"  {exclusion.backend}: {exclusion.detail}")
+    sys.exit(0 if decision.outcome == "ok" else 1)

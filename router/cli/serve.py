@@ -6,29 +6,33 @@ import sys
 from pathlib import Path
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
-from router.cli.common import config_option, find_launch, set_variables
+from router.cli.common import config_option, find_launch, make_home, no_database, set_variables
 
 
 @click.command()
 @config_option
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")
-@click.option("--port", type=int, help="Port to listen on; 0 takes a free one (default 8080).")
-@click.option("--workers", type=int, help="Gateway workers (default 1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one (default 8080).")
+@click.option("--workers", type=click.IntRange(1, 256), help="Gateway workers (default 1).")
 def serve(config: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
     """Serve until SIGTERM or SIGINT."""
-    from router.supervisor import AlreadyRunning, Supervisor
+    from router.supervisor import AlreadyRunning, CannotListen, Supervisor
     from router.telemetry import configure_logging
 
     numbers = {"HEADGATE_PORT": port, "HEADGATE_WORKERS": workers}
     set_variables({"HEADGATE_HOST": host, **{name: None if value is None else str(value) for name, value in numbers.items()}})
     configure_logging()
     launch = find_launch(config)
+    settings = launch.settings()
+    make_home(settings)
     try:
         status = Supervisor(launch, announce=lambda line: click.echo(line)).run()
     except AlreadyRunning as error:
         raise click.ClickException(str(error)) from error
-    except OSError as error:
-        settings = launch.settings()
-        raise click.ClickException(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port") from error
+    except CannotListen as error:
+        raise click.ClickException(str(error)) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise no_database(settings, error) from error
     sys.exit(status)

@@ -27,7 +27,7 @@ log = structlog.get_logger("headgate.compute")
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, or until standard input closes where it is a pipe: then whoever started this process is gone."""
+    """Serve until SIGTERM (or SIGINT at a terminal), or until standard input closes where it is a pipe: then whoever started this is gone."""
     parser = argparse.ArgumentParser(prog="python -m router.compute", description="Embedding, search and local models behind a Unix socket.")
     parser.add_argument("--socket", type=Path, required=True, help="where to listen")
     parser.add_argument("--config", required=True, help="the policy file, for its settings")
@@ -45,8 +45,9 @@ async def serve(path: Path, settings: Settings) -> None:
     """Returns after a graceful stop."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    # Under a supervisor, Ctrl-C in its terminal reaches this process too; it must go on until the workers have finished.
+    loop.add_signal_handler(signal.SIGINT, (lambda: None) if _supervised() else stop.set)
 
     def stop_soon() -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended by itself
@@ -88,8 +89,12 @@ def _watch_parent(gone: Callable[[], None]) -> None:
             pass
         gone()
 
-    if sys.stdin is not None and stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+    if _supervised():
         threading.Thread(target=wait, name="headgate-parent", daemon=True).start()
+
+
+def _supervised() -> bool:
+    return sys.stdin is not None and stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ from router.http.errors import ApiError
 if TYPE_CHECKING:
     from router.gateway import Gateway
 
-OPEN_PATHS = ("/health", "/schema", "/docs", "/assets")
+OPEN_PATHS = ("/health", "/schema", "/docs")
+"""What opens without a key, with everything below it; `/` opens too."""
+
+
+def is_open(path: str) -> bool:
+    """Whether a path opens without a key."""
+    return path == "/" or any(path == start or path.startswith(f"{start}/") for start in OPEN_PATHS)
 
 
 class RequestId(ASGIMiddleware):
@@ -40,8 +46,7 @@ class Authenticate(ASGIMiddleware):
     scopes = (ScopeType.HTTP,)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        path = scope["path"]
-        if path != "/" and not path.startswith(OPEN_PATHS):
+        if not is_open(scope["path"]):
             gateway: Gateway = scope["litestar_app"].state.gateway
             key = presented_key(scope)
             if key is None:

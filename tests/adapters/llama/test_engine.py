@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from adapters.collect import collect
-from adapters.errors import BackendTimeout, BackendUnavailable, ContextTooLong, InvalidRequest, ProviderFault, RateLimited, StreamBroken, UnsupportedFeature
+from adapters.errors import (
+    BackendTimeout,
+    BackendUnavailable,
+    ContextTooLong,
+    InvalidRequest,
+    Overloaded,
+    ProviderFault,
+    RateLimited,
+    StreamBroken,
+    UnsupportedFeature,
+)
 from adapters.llama_engine.prompt import prompt_ids
 from adapters.types import (
     AttemptRecord,
@@ -268,6 +278,41 @@ async def test_a_request_whose_step_fails_gets_its_own_error_and_the_others_live
     assert isinstance(raised.value.__cause__, RuntimeError)
     assert (await good).usage is not None
     assert (await collect(engine.generate(ask(), record()))).choices[0].finish is not None
+
+
+async def test_requests_that_outgrow_the_memory_together_cost_the_youngest_its_place_and_not_the_oldest(engine: Any, ask: Any) -> None:
+    await engine.warm()
+    engine._loaded.result().kv_tokens = 200
+    first, second = (asyncio.create_task(collect(engine.generate(ask("Hello", max_output_tokens=120), record()))) for _ in range(2))
+    with pytest.raises(Overloaded, match="memory"):
+        await second
+    assert (await first).usage is not None
+
+
+async def test_a_request_waits_while_there_is_no_memory_for_its_prompt(engine: Any, ask: Any) -> None:
+    await engine.warm()
+    engine._loaded.result().kv_tokens = 80
+    async with aclosing(forever(engine, ask)) as first:
+        await anext(first)
+        second = asyncio.create_task(collect(engine.generate(ask(), record())))
+        await until(lambda: engine.state().queued == 1)
+        assert engine.state().active == 1
+    assert (await second).usage is not None
+
+
+async def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(engine: Any, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapters.llama_engine import LlamaEngine
+
+    await engine.warm()
+
+    def admit(self: Any, loaded: Any) -> None:
+        if self._waiting:
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(LlamaEngine, "_admit", admit)
+    with pytest.raises(ProviderFault, match="a bug"):
+        await collect(engine.generate(ask(), record()))
+    assert not (await engine.health()).ready
 
 
 async def test_a_deadline_ends_a_request_in_the_middle(engine: Any, ask: Any, attempt: AttemptRecord) -> None:

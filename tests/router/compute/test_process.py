@@ -16,7 +16,10 @@ from adapters.collect import collect
 from adapters.errors import BackendUnavailable, StreamBroken
 from adapters.llama import LlamaSpec
 from adapters.types import AttemptRecord
+from config.database import open_database
+from retrieval.values import SearchRequest
 from router.compute.client import ComputeClient
+from router.launch import migrate_state
 
 from .conftest import ROOT
 
@@ -59,15 +62,21 @@ async def test_a_kill_in_the_middle_of_answers_breaks_each_at_once_and_the_next_
     await client.aclose()
 
 
-async def test_the_process_embeds_with_the_bundled_model_and_ends_on_sigterm(spawn: Spawn, socket_path: Path) -> None:
+async def test_the_process_embeds_with_the_bundled_model_searches_and_ends_on_sigterm(spawn: Spawn, socket_path: Path, tmp_path: Path) -> None:
     import numpy as np
 
+    database = open_database(f"sqlite:///{tmp_path / 'home' / 'headgate.db'}")
+    migrate_state(database)
+    await database.aclose()
     process = spawn()
     client = ComputeClient(socket_path, connect_s=60)
     assert (await client.stats()).embedder == ""
     near, far, question = (np.frombuffer(vector, "<f4") for vector in await client.embed(["The cat sleeps.", "Interest rates rose.", "a sleeping cat"]))
     assert question @ near > question @ far + 0.2
     assert abs(np.linalg.norm(near) - 1) < 1e-3
+    found = await client.search(SearchRequest(tenant="t", stores=("vs_missing",), query="a sleeping cat"))
+    assert found.passages == ()
+    assert np.allclose(np.frombuffer(found.embedding, "<f2"), question, atol=1e-3)
     stats = await client.stats()
     assert stats.embedder.startswith("all-MiniLM-L6-v2@")
     assert stats.resident_bytes > 100e6
@@ -81,6 +90,8 @@ async def test_the_process_ends_with_whoever_holds_its_standard_input(spawn: Spa
     process = spawn()
     client = ComputeClient(socket_path, connect_s=60)
     await client.stats()
+    process.send_signal(signal.SIGINT)  # Ctrl-C at the supervisor's terminal: the supervisor decides
+    assert (await client.stats()).pid == process.pid
     assert process.stdin is not None
     process.stdin.close()
     assert await ended(process) == 0

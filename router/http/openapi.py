@@ -1,0 +1,118 @@
+"""The OpenAPI document: what Litestar knows of the routes, and what it cannot know.
+
+The routes that decode their bodies themselves (for speed, and for errors that name the field) say here what those bodies are; errors have one
+shape on every route; and every route but the open ones wants a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from msgspec import Struct
+
+from adapters.types import JsonObject
+from router.http.admin import NewKeyBody, NewTenant, Rollback
+from router.http.context import HttpRequest
+from router.http.errors import ErrorBody
+from router.http.middleware import is_open
+from router.wire.openai_chat import ChatBody
+from router.wire.openai_chat_out import Headgate
+
+JSON = "application/json"
+REFERENCE = "#/components/schemas/{name}"
+POLICY_TEXT: JsonObject = {"content": {"application/yaml": {"schema": {"type": "string", "description": "A policy, as in docs/policy.md"}}}, "required": True}
+UPLOAD: JsonObject = {
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "examples": ["assistants"]}},
+                "required": ["file", "purpose"],
+            }
+        }
+    },
+    "required": True,
+}
+
+BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
+    ("post", "/v1/chat/completions"): ChatBody,
+    ("post", "/v1/route/explain"): ChatBody,
+    ("post", "/v1/files"): UPLOAD,
+    ("post", "/admin/tenants"): NewTenant,
+    ("post", "/admin/keys"): NewKeyBody,
+    ("put", "/admin/policy"): POLICY_TEXT,
+    ("post", "/admin/policy/validate"): POLICY_TEXT,
+    ("post", "/admin/policy/rollback"): Rollback,
+}
+"""The bodies of the routes that decode them themselves: a struct, or a whole `requestBody` object."""
+
+ERROR: JsonObject = {
+    "description": "Refused or failed: `code` says what happened, `message` what to do next, `param` which field is at fault. Every code is in docs/api.md.",
+    "content": {JSON: {"schema": {"$ref": REFERENCE.format(name="ErrorBody")}}},
+}
+
+
+def complete(document: JsonObject) -> JsonObject:
+    """Litestar's document with the bodies, the errors and the key. Changes it in place."""
+    structs = [body for body in BODIES.values() if isinstance(body, type)]
+    _, components = msgspec.json.schema_components([*structs, ErrorBody, Headgate], ref_template=REFERENCE)
+    document["components"].setdefault("schemas", {}).update(components)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "An API key, hg-…; or in the header x-api-key."}}
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if (method, path) in BODIES:
+                operation["requestBody"] = _request_body(BODIES[method, path])
+            operation["responses"].pop("400", None)  # Litestar's own shape, which no route answers
+            operation["responses"]["default"] = ERROR
+            operation["security"] = [] if is_open(path) else [{"key": []}]
+    document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"] = _CHAT_ANSWER
+    return document
+
+
+_CHAT_ANSWER: JsonObject = {
+    "description": "OpenAI's `chat.completion`; with `stream: true`, its `chat.completion.chunk`s as server-sent events, `[DONE]` last.",
+    "content": {
+        JSON: {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "string"},
+                    "object": {"const": "chat.completion"},
+                    "created": {"type": "integer"},
+                    "model": {"type": "string"},
+                    "choices": {"type": "array", "items": {"type": "object"}},
+                    "usage": {"type": "object"},
+                    "headgate": {"$ref": REFERENCE.format(name="Headgate")},
+                },
+            }
+        },
+        "text/event-stream": {"schema": {"type": "string"}},
+    },
+}
+
+
+def _request_body(body: type[Struct] | JsonObject) -> JsonObject:
+    if isinstance(body, dict):
+        return body
+    return {"content": {JSON: {"schema": {"$ref": REFERENCE.format(name=body.__name__)}}}, "required": True}
+
+
+class CompleteJson(JsonRenderPlugin):
+    """`/schema/openapi.json`, complete. Made once per process."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/openapi.json")
+        self._made: bytes | None = None
+
+    def render(self, request: HttpRequest, openapi_schema: dict[str, Any]) -> bytes:
+        if self._made is None:
+            self._made = msgspec.json.encode(complete(openapi_schema), enc_hook=str)
+        return self._made
+
+
+def openapi_config() -> OpenAPIConfig:
+    """Where the document is and what it holds."""
+    return OpenAPIConfig(title="Headgate", version="0.1.0", path="/schema", use_handler_docstrings=True, render_plugins=[CompleteJson()])
