@@ -10,6 +10,7 @@ import abc
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
+from itertools import groupby
 from typing import Protocol
 
 import msgspec
@@ -122,6 +123,12 @@ class _Meter:
             case ProviderItem() | CitationAdded() | Finished():
                 pass
 
+    def joined(self, events: list[Event]) -> list[Event]:
+        """The same answer in fewer events, each of which is still counted as a delta."""
+        fewer = _joined(events)
+        self._deltas += len(events) - len(fewer)
+        return fewer
+
     def estimate(self, input_tokens: int) -> Usage:
         """Usage so far by what was delivered (a token per four characters, at least one per delta), never below the provider's own report."""
         said = self._attempt.usage or Usage()
@@ -208,12 +215,11 @@ class RemoteBackend(abc.ABC):
                 async with contextlib.aclosing(response.aiter_raw()) as pieces:
                     async with contextlib.aclosing(_decoded(pieces, decoder)) as batches:
                         async for batch in batches:
-                            # All of it before any is passed on: what the provider has said is known even if the consumer leaves in between.
-                            for event in batch:
+                            last_report = next((event for event in reversed(batch) if isinstance(event, UsageReported)), None)
+                            for event in meter.joined(batch) if request.whole else batch:
                                 meter.note(event)
-                                if isinstance(event, UsageReported):
+                                if event is last_report:
                                     settled = decoder.usage_final
-                            for event in _joined(batch) if request.whole else batch:
                                 yield event
                     ends = decoder.finish()
                     if not settled:
@@ -279,26 +285,21 @@ def _feed(decoder: StreamDecoder, said: list[SseEvent]) -> tuple[list[Event], Ba
 def _joined(events: list[Event]) -> list[Event]:
     """The same answer in fewer events: neighbouring pieces of one text are one."""
     joined: list[Event] = []
-    texts: list[str] = []
-    first: TextDelta | ReasoningDelta | None = None
-    for event in events:
-        if type(event) is type(first) and event.choice == first.choice and not getattr(event, "logprobs", ()):
-            texts.append(event.text)
-            continue
-        if first is not None:
-            joined.append(_with_text(first, texts))
-            first = None
-        if isinstance(event, TextDelta | ReasoningDelta) and not getattr(event, "logprobs", ()):
-            first, texts = event, [event.text]
+    for kind, group in groupby(events, key=_kind_of_text):
+        same = list(group)
+        if kind is None or len(same) == 1:
+            joined += same
         else:
-            joined.append(event)
-    if first is not None:
-        joined.append(_with_text(first, texts))
+            made, choice = kind
+            joined.append(made("".join([event.text for event in same if isinstance(event, made)]), choice))
     return joined
 
 
-def _with_text(first: TextDelta | ReasoningDelta, texts: list[str]) -> Event:
-    return first if len(texts) == 1 else type(first)("".join(texts), first.choice)
+def _kind_of_text(event: Event) -> tuple[type[TextDelta | ReasoningDelta], int] | None:
+    """Equal for the events whose texts may be joined; None for those that stand alone."""
+    if isinstance(event, TextDelta) and not event.logprobs:
+        return TextDelta, event.choice
+    return (ReasoningDelta, event.choice) if isinstance(event, ReasoningDelta) else None
 
 
 async def _drain(pieces: AsyncGenerator[bytes, None]) -> None:

@@ -90,7 +90,7 @@ class _Watchdog:
         self._since = now = self._loop.time()
         if now >= self._end:
             return False
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self._loop)
         if task is not None:
             self._cancelling = task.cancelling()
         if self._timer is None:

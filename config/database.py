@@ -239,6 +239,7 @@ class PostgresDatabase:
         self._url = url
         self._pool_size = pool_size
         self._engines: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
+        self._writing: set[asyncio.Future[Any]] = set()
         self._private: asyncio.AbstractEventLoop | None = None
         self._private_lock = threading.Lock()
 
@@ -253,7 +254,10 @@ class PostgresDatabase:
 
     async def write(self, work: Work[T]) -> T:
         # A transaction half way through a cancelled task would leave the money undecided: it runs to its end.
-        return await asyncio.shield(asyncio.ensure_future(self._transaction(work)))
+        running = asyncio.ensure_future(self._transaction(work))
+        self._writing.add(running)
+        running.add_done_callback(self._writing.discard)
+        return await asyncio.shield(running)
 
     async def read(self, work: Work[T]) -> T:
         return await self._transaction(work)

@@ -16,14 +16,13 @@ from retrieval.sentences import Span, sentences
 from retrieval.store_rows import highest
 from retrieval.tables import chunks, files, vector_store_files, vector_stores
 from retrieval.text_index import TextIndex, text_index
-from retrieval.values import SearchRequest, SearchResult
+from retrieval.values import RRF_K, SearchRequest, SearchResult
 from retrieval.vectorindex import FlatIndex, VectorIndex
 
 if TYPE_CHECKING:
     from adapters.embedding import Matrix
 
 DEPTH = 50  # candidates taken from each index
-RRF_K = 60
 SPARE = 16  # candidates read beyond the limit, in case some were deleted meanwhile or say the same twice
 MAX_LIMIT = 50
 HIGHLIGHTED = 4  # passages whose sentences are compared with the question

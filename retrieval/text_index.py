@@ -20,9 +20,15 @@ _SQLITE = text(
     "ORDER BY bm25(chunks_fts, 1.0, 1.0, 0.0), c.id LIMIT :limit"
 ).bindparams(bindparam("stores", expanding=True))
 _POSTGRESQL = text(
-    "SELECT c.id FROM chunks c, (SELECT to_tsquery('english', :english) || to_tsquery('simple', :simple) AS words) AS asked "
-    "WHERE c.search @@ asked.words AND c.tenant = :tenant AND c.store IN :stores "
-    "ORDER BY ts_rank_cd(c.search, asked.words, 2) DESC, c.id LIMIT :limit"
+    "WITH asked AS ("
+    "  SELECT to_tsquery('english', term) AS word FROM unnest(CAST(:english AS text[])) AS term"
+    "  UNION SELECT to_tsquery('simple', term) FROM unnest(CAST(:simple AS text[])) AS term"
+    "), held AS (SELECT count(*) AS n FROM chunks WHERE tenant = :tenant AND store IN :stores"
+    "), weighed AS ("
+    "  SELECT word, ln(1 + (SELECT n FROM held) / (1.0 + (SELECT count(*) FROM chunks WHERE search @@ word AND tenant = :tenant AND store IN :stores))) AS weight"
+    "  FROM asked WHERE numnode(word) > 0"
+    ") SELECT c.id FROM weighed JOIN chunks c ON c.search @@ weighed.word WHERE c.tenant = :tenant AND c.store IN :stores "
+    "GROUP BY c.id ORDER BY sum(weighed.weight * ts_rank(c.search, weighed.word, 1)) DESC, c.id LIMIT :limit"
 ).bindparams(bindparam("stores", expanding=True))
 
 
@@ -70,21 +76,17 @@ class SqliteTextIndex:
 
 
 class PostgresTextIndex:
-    """Cover density over tsvector (PostgreSQL keeps no document frequencies, so rare words weigh no more than common ones)."""
+    """ts_rank of each word, weighed by how rare the word is in these stores: PostgreSQL itself knows no document frequencies."""
 
     def search(self, connection: Connection, tenant: str, stores: Sequence[str], query: str, limit: int) -> list[int]:
         terms = [part for term in query_terms(query) for part in term.replace("’", "'").split("'")]
         if not terms or not stores:
             return []
-        spaced = [term for term in terms if not unspaced_grams(term)]
-        unspaced = [term for term in terms if unspaced_grams(term)]
-        parameters = {"english": _any_of(spaced), "simple": _any_of(unspaced), "tenant": tenant, "stores": list(stores), "limit": limit}
+        english = [f"'{term}'" for term in terms if not unspaced_grams(term)]
+        simple = [f"'{term}'" for term in terms if unspaced_grams(term)]
+        parameters = {"english": english, "simple": simple, "tenant": tenant, "stores": list(stores), "limit": limit}
         return [row.id for row in connection.execute(_POSTGRESQL, parameters)]
 
 
 def _quoted(term: str) -> str:
     return '"' + term.replace('"', '""') + '"'
-
-
-def _any_of(terms: Sequence[str]) -> str:
-    return " | ".join(f"'{term}'" for term in terms)

@@ -9,6 +9,9 @@ from msgspec import Struct
 from adapters.backend import DataClass
 from adapters.types import Passage
 
+RRF_K = 60
+"""The constant of reciprocal rank fusion: a passage that is first in both rankings scores 2 / (RRF_K + 1)."""
+
 
 class SearchRequest(Struct, frozen=True, kw_only=True):
     """A question to some of one tenant's vector stores. Stores of other tenants are treated as absent."""

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -26,7 +26,6 @@ from adapters.types import AttemptRecord, Usage
 from config.database import Database
 from config.prices import Price
 from router.tables import UNCAPPED, budgets, ledger, reservations
-
 
 Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
@@ -112,7 +111,8 @@ def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | No
                 seen,
                 source="estimated",
                 input_tokens=min(seen.input_tokens, plan.input_bound),
-                output_tokens=min(seen.output_tokens, plan.output_bound),
+                # A free backend without a limit has no bound, and then the count stands as it is.
+                output_tokens=min(seen.output_tokens, plan.output_bound) if plan.output_bound else seen.output_tokens,
             )
     amount = cost(usage, plan.price) if record.called and not (refused and usage.total_tokens == 0) else 0
     if usage.source == "estimated":
@@ -147,8 +147,14 @@ class Accounting:
 
     async def reserve(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
         """Set the attempt's upper bound aside, durably. Raises `BudgetExceeded`, and then nothing is set aside."""
+        booking = self.booking(request_id, tenant, key_id, policy_version, caps, plan)
+        await self.open(booking)
+        return booking
+
+    def booking(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
+        """A booking of now, not yet reserved."""
         day, month = self._periods()
-        booking = Booking(
+        return Booking(
             request_id=request_id,
             tenant=tenant,
             key_id=key_id,
@@ -159,6 +165,10 @@ class Accounting:
             attempt=1,
             plan=plan,
         )
+
+    async def open(self, booking: Booking) -> None:
+        """Reserve for a booking. Raises `BudgetExceeded`, and then nothing is set aside; after any other error `release` must follow."""
+        plan = booking.plan
         _check_caps(booking, plan.amount)
 
         def work(connection: Connection) -> None:
@@ -166,7 +176,6 @@ class Accounting:
             connection.execute(insert(reservations), self._reservation_row(booking))
 
         await self._database.write(work)
-        return booking
 
     async def remaining(self, tenant: str, caps: Caps) -> int | None:
         """What the tenant may still reserve, in picodollars; None without any cap."""
@@ -191,29 +200,44 @@ class Accounting:
         _check_caps(booking, plan.amount)
         row = self._ledger_row(booking, settlement, "settlement")
 
+        following = msgspec.structs.replace(booking, attempt=booking.attempt + 1, plan=plan)
+
         def work(connection: Connection) -> None:
-            _touch(connection, booking, reserved=plan.amount - booking.plan.amount, spent=settlement.cost)
-            connection.execute(insert(ledger), row)
-            connection.execute(
-                reservations.update().where(reservations.c.request_id == booking.request_id),
-                {"amount": plan.amount, "attempt": booking.attempt + 1, "plan": msgspec.json.encode(plan).decode()},
-            )
+            # The reservation first, then the counters: the order of every other work, so that none waits for another in a circle.
+            if _close(connection, booking) is not None:
+                _touch(connection, booking, reserved=plan.amount - booking.plan.amount, spent=settlement.cost)
+                connection.execute(insert(ledger), row)
+            else:
+                _correct(connection, booking, row)
+                _touch(connection, booking, reserved=plan.amount, spent=0)
+            connection.execute(insert(reservations), self._reservation_row(following))
 
         await self._database.write(work)
-        booking.attempt += 1
-        booking.plan = plan
+        booking.attempt, booking.plan = following.attempt, following.plan
 
     async def settle(self, booking: Booking, settlement: Settlement) -> None:
         """Close the request's reservation and book its last attempt. After a recovery the difference is booked as a correction."""
         row = self._ledger_row(booking, settlement, "settlement")
 
         def work(connection: Connection) -> None:
-            closed = connection.execute(delete(reservations).where(reservations.c.request_id == booking.request_id)).rowcount
-            if closed:
-                _touch(connection, booking, reserved=-booking.plan.amount, spent=settlement.cost, force=True)
-                connection.execute(insert(ledger), row)
-            else:
+            closed = _close(connection, booking)
+            if closed is None:
                 _correct(connection, booking, row)
+            elif closed.attempt == booking.attempt:
+                _touch(connection, booking, reserved=-closed.amount, spent=settlement.cost, force=True)
+                connection.execute(insert(ledger), row)
+            else:  # the next attempt was booked and nobody learned of it, so this one is booked too and the next one never began
+                _touch(connection, booking, reserved=-closed.amount, spent=0, force=True)
+
+        await self._database.write(work)
+
+    async def release(self, booking: Booking) -> None:
+        """Undo a reservation of which nobody knows whether it was made: the database went away before it answered. No call was made."""
+
+        def work(connection: Connection) -> None:
+            closed = _close(connection, booking)
+            if closed is not None:
+                _touch(connection, booking, reserved=-closed.amount, spent=0, force=True)
 
         await self._database.write(work)
 
@@ -290,13 +314,33 @@ def _touch(connection: Connection, booking: Booking, *, reserved: int, spent: in
         raise BudgetExceeded(booking.tenant, booking.plan.amount)
 
 
-_ADDITIVE = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "reasoning_output_tokens", "delivered_characters", "cost")
+_ADDITIVE = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "reasoning_output_tokens",
+    "delivered_characters",
+    "cost",
+)
+
+
+class _Closed(NamedTuple):
+    amount: int
+    attempt: int
+
+
+def _close(connection: Connection, booking: Booking) -> _Closed | None:
+    """Take the request's reservation away. None where it was recovered or settled before."""
+    closing = delete(reservations).where(reservations.c.request_id == booking.request_id).returning(reservations.c.amount, reservations.c.attempt)
+    found = connection.execute(closing).one_or_none()
+    return None if found is None else _Closed(found.amount, found.attempt)
 
 
 def _correct(connection: Connection, booking: Booking, row: dict[str, object]) -> None:
     """The attempt was recovered meanwhile (its worker had been given up): book the difference to what the recovery assumed."""
     booked = connection.execute(select(ledger).where(ledger.c.request_id == booking.request_id, ledger.c.attempt == booking.attempt)).mappings().all()
-    if any(entry["entry"] == "settlement" for entry in booked):
+    if any(entry["entry"] in ("settlement", "correction") for entry in booked):
         return  # settled before: settling is idempotent
     difference = {column: _number(row[column]) - sum(_number(entry[column]) for entry in booked) for column in _ADDITIVE}
     _touch(connection, booking, reserved=0, spent=difference["cost"], force=True)
@@ -310,8 +354,9 @@ def _number(value: object) -> int:
 
 def recover(connection: Connection, worker: str, now: float) -> int:
     """Settle the reservations a dead worker left open, at what was reserved, marked estimated. Returns how many. Idempotent."""
-    rows = connection.execute(select(reservations).where(reservations.c.worker == worker)).mappings().all()
-    for row in rows:
+    rows = connection.execute(delete(reservations).where(reservations.c.worker == worker).returning(*reservations.c)).mappings().all()
+    # One order for all, so that two that recover or settle at the same time never wait for each other in a circle.
+    for row in sorted(rows, key=lambda row: (str(row["tenant"]), str(row["request_id"]))):
         plan = msgspec.json.decode(row["plan"], type=AttemptPlan)
         booking = Booking(
             request_id=row["request_id"],
@@ -334,11 +379,11 @@ def recover(connection: Connection, worker: str, now: float) -> int:
             error="worker_died",
             ended_at=now,
         )
-        if connection.execute(delete(reservations).where(reservations.c.request_id == row["request_id"])).rowcount:
+        for period in (booking.day, booking.month):
             connection.execute(
                 budgets.update()
-                .where(budgets.c.tenant == booking.tenant, budgets.c.period.in_((booking.day, booking.month)))
+                .where(budgets.c.tenant == booking.tenant, budgets.c.period == period)
                 .values(spent=budgets.c.spent + plan.amount, reserved=budgets.c.reserved - plan.amount)
             )
-            connection.execute(insert(ledger), Accounting._ledger_row(booking, settlement, "recovery"))
+        connection.execute(insert(ledger), Accounting._ledger_row(booking, settlement, "recovery"))
     return len(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -66,9 +67,13 @@ def _api_error(_request: Request[Any, Any, Any], error: ApiError) -> Response[by
     return _respond(error)
 
 
-def _http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     code = _CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
-    return _respond(ApiError(error.status_code, code, error.detail, headers=error.headers))
+    headers = dict(error.headers or {})
+    if "request_id" not in request.state:  # no route: the middleware did not run
+        headers["x-request-id"] = uuid.uuid4().hex
+    message = "There is no such path; /docs lists them all." if error.status_code == 404 else error.detail
+    return _respond(ApiError(error.status_code, code, message, headers=headers))
 
 
 def _internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -7,7 +7,8 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -171,6 +172,7 @@ class Gateway:
         self._worker = worker
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Timeout] = set()
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -179,16 +181,38 @@ class Gateway:
         self._loops = [asyncio.create_task(self._every(REFRESH_S, self.policy.refresh)), asyncio.create_task(self._every(BEAT_S, self._beat))]
 
     async def stop(self) -> None:
-        """Wait for every settlement, then close."""
+        """End what still runs, wait for every settlement, then close."""
         for loop in self._loops:
             loop.cancel()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        self.interrupt()
+        while self._tasks or self._running:
+            await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
         await self.policy.current.aclose()
         if self.compute is not None:
             await self.compute.aclose()
         await self.database.write(lambda connection: connection.execute(delete(workers).where(workers.c.id == self._worker)))
         await self.database.aclose()
+
+    def interrupt(self) -> None:
+        """End every running request with an error (the service stops), so that no stream ends silently."""
+        for scope in self._running:
+            if not scope.expired():
+                scope.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def interruptible(self) -> AsyncGenerator[None, None]:
+        """What runs inside is ended by `interrupt`, and then `ApiError` 503 is raised."""
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._running.add(scope)
+                try:
+                    yield
+                finally:
+                    self._running.discard(scope)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise ApiError(503, "shutting_down", "The service is stopping; send the request again.", headers={"retry-after": "2"}) from error
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run to the end whatever happens to the caller."""
@@ -204,10 +228,18 @@ class Gateway:
 
     async def settle(self, booking: Booking, settlement: Settlement) -> None:
         """Settle, again and again while the database is away: money that was spent is booked."""
+        await self._insist(lambda: self.accounting.settle(booking, settlement), booking)
+
+    async def release(self, booking: Booking) -> None:
+        """Undo a reservation that may have been made, again and again while the database is away."""
+        await self._insist(lambda: self.accounting.release(booking), booking)
+
+    @staticmethod
+    async def _insist(book: Callable[[], Awaitable[None]], booking: Booking) -> None:
         delay = 0.1
         while True:
             try:
-                return await self.accounting.settle(booking, settlement)
+                return await book()
             except Exception:
                 log.exception("settlement_failed", request_id=booking.request_id, retry_in_s=delay)
                 await asyncio.sleep(delay)
@@ -255,13 +287,19 @@ class Gateway:
                 log.exception("background_work_failed", work=getattr(work, "__name__", ""))
 
     async def _beat(self) -> None:
-        await self.database.write(lambda connection: connection.execute(update(workers).where(workers.c.id == self._worker).values(beat=workers.c.beat + 1)))
+        await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))
         await self.policy.current.check_health()
 
 
 def known_price(_name: str, spec: BackendSpec) -> Price | None:
     """The price book's rates for a backend whose table gives none."""
     return price_for(spec)
+
+
+def _count_beat(connection: Connection, worker: str, instance: str) -> None:
+    """One heartbeat. A worker that stood still and was given up is registered again: what it reserves from now on can be recovered."""
+    if not connection.execute(update(workers).where(workers.c.id == worker).values(beat=workers.c.beat + 1)).rowcount:
+        _register(connection, worker, instance)
 
 
 def _register(connection: Connection, worker: str, instance: str) -> None:

@@ -90,7 +90,7 @@ class Exchange:
         self._booking: Booking | None = None
         self._reserving: asyncio.Task[None] | None = None
         self._record = AttemptRecord(backend="")
-        self._settled = False
+        self._generating = False
 
     # --- before the first call -------------------------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Exchange:
         self.data_class = highest(self.tenant.data_class, call.hints.data_class or "public")
         await self._ground()
         self._request = msgspec.structs.replace(
-            call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition()
+            call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition(), whole=not call.stream
         )
         self._features = extract(
             self._request,
@@ -167,6 +167,7 @@ class Exchange:
         `ApiError`, for a budget that allows nothing) is raised. Only deltas are yielded.
         """
         failure: BaseException | None = None
+        self._generating = True
         try:
             async with aclosing(self._candidates()) as events:
                 async for event in events:
@@ -264,9 +265,15 @@ class Exchange:
     async def _book(self, plan: AttemptPlan, last: BackendError | None) -> None:
         accounting = self.gateway.accounting
         if self._booking is None:
-            self._booking = await accounting.reserve(
-                self.request_id, self.principal.tenant, self.principal.key_id, self.active.version, self._caps(), plan
-            )
+            booking = accounting.booking(self.request_id, self.principal.tenant, self.principal.key_id, self.active.version, self._caps(), plan)
+            try:
+                await accounting.open(booking)
+            except BudgetExceeded:
+                raise
+            except Exception:
+                self.gateway.background(self.gateway.release(booking))
+                raise
+            self._booking = booking
         else:
             settlement = measured(self._record, self._booking.plan, last)
             await accounting.next_attempt(self._booking, settlement, plan)
@@ -331,9 +338,6 @@ class Exchange:
 
     async def _settle(self, failure: BaseException | None) -> None:
         """Close the books. Waits for a reservation that is still being made, so that none is ever left open."""
-        if self._settled:
-            return
-        self._settled = True
         if self._reserving is not None:
             await asyncio.wait([self._reserving])
         try:
@@ -369,8 +373,7 @@ class Exchange:
 
     def close(self) -> None:
         """Give up a request that was never generated."""
-        if not self._settled:
-            self._settled = True
+        if not self._generating:
             self.gateway.policy.release(self.active)
 
     def headgate(self) -> Headgate:

@@ -6,6 +6,7 @@ wait; what a dead worker left reserved is settled at once, and what dead replica
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import os
@@ -22,7 +23,9 @@ from typing import IO
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, delete, select as sql_select
+from sqlalchemy import Connection, delete
+from sqlalchemy import select as sql_select
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.database import Database
 from config.secretfile import admin_key, load_secret
@@ -102,6 +105,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._ready_read, self._ready_write = os.pipe()
         self._beats: dict[str, tuple[int, float]] = {}
+        self._dead: set[str] = set()
         self._lock: IO[str] | None = None
 
     def run(self) -> int:
@@ -207,8 +211,9 @@ class Supervisor:
             "compute": compute,
         }
         assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(orders) + b"\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended before its orders came: seen, and replaced, at the next look
+            process.stdin.write(msgspec.json.encode(orders) + b"\n")
+            process.stdin.flush()
         return process
 
     # --- while it runs -----------------------------------------------------------------------------------------------------------------------
@@ -229,7 +234,8 @@ class Supervisor:
             elif not waiting:
                 time.sleep(TICK_S)
             for child in self._children:
-                self._look_after(child, database)
+                self._look_after(child)
+            self._bury_dead(database)
             if (now := _modified(config)) != seen:
                 seen = now
                 self._import_changed(database)
@@ -237,7 +243,7 @@ class Supervisor:
                 swept = time.monotonic()
                 self._sweep(database)
 
-    def _look_after(self, child: Child, database: Database) -> None:
+    def _look_after(self, child: Child) -> None:
         pid = child.process.pid if child.process is not None else 0
         worker = child.id
         status = child.ended()
@@ -245,9 +251,21 @@ class Supervisor:
             log.error("process_ended", process=child.name, status=status)
             if child.name.startswith("worker"):
                 forget_worker(pid)
-                database.write_blocking(lambda connection: _bury(connection, worker))
+                self._dead.add(worker)
         if child.due and not self._stopping:
             child.start()
+
+    def _bury_dead(self, database: Database) -> None:
+        """Settle what dead workers left open; one that the database refuses now is tried again at the next tick."""
+        for worker in sorted(self._dead):
+            try:
+                recovered = database.write_blocking(lambda connection, worker=worker: _bury(connection, worker))  # type: ignore[misc]
+            except (SQLAlchemyError, OSError) as error:
+                log.error("recovery_failed", worker=worker, error=str(error))
+                return
+            self._dead.discard(worker)
+            if recovered:
+                log.warning("recovered_reservations", worker=worker, count=recovered)
 
     def _import_changed(self, database: Database) -> None:
         """The policy file changed: import it if it is valid, else say what is wrong and keep the policy in force."""
@@ -261,20 +279,25 @@ class Supervisor:
         log.info("policy_file_imported", version=version.version)
 
     def _sweep(self, database: Database) -> None:
-        """Settle what workers of other instances left open, once their heartbeat has stood still for `STILL_S` by this clock."""
+        """Settle what workers that are not this supervisor's left open, once their heartbeat has stood still for `STILL_S` by this clock."""
         now = time.monotonic()
-        rows = database.read_blocking(lambda connection: connection.execute(sql_select(workers.c.id, workers.c.beat, workers.c.instance)).all())
-        known = {row.id: row.beat for row in rows if row.instance != self._instance}
+        own = {child.id for child in self._children}
+        try:
+            found = database.read_blocking(_beats)
+        except (SQLAlchemyError, OSError) as error:
+            log.error("sweep_failed", error=str(error))
+            return
+        known = {worker: beat for worker, beat in found.items() if worker not in own}
         self._beats = {worker: (beat, self._beats[worker][1] if self._beats.get(worker, (None, 0))[0] == beat else now) for worker, beat in known.items()}
-        for worker, (_, since) in self._beats.items():
-            if now - since > STILL_S:
-                log.warning("recovering_still_worker", worker=worker)
-                database.write_blocking(lambda connection, worker=worker: _bury(connection, worker))  # type: ignore[misc]
+        still = {worker for worker, (_, since) in self._beats.items() if now - since > STILL_S}
+        if still:
+            log.warning("recovering_still_workers", workers=sorted(still))
+            self._dead |= still
 
     def _stop(self, database: Database) -> int:
         """Workers first (they finish their requests and settle), then the processes they need."""
-        groups = ([child for child in self._children if child.name.startswith("worker")], [child for child in self._children if not child.name.startswith("worker")])
-        for group in groups:
+        gateways = [child for child in self._children if child.name.startswith("worker")]
+        for group in (gateways, [child for child in self._children if child not in gateways]):
             for child in group:
                 child.signal(signal.SIGTERM)
             end = time.monotonic() + self._settings.shutdown_s + 5
@@ -287,7 +310,8 @@ class Supervisor:
                         child.process.kill()
                         child.process.wait()
                 if child.name.startswith("worker"):
-                    database.write_blocking(lambda connection, worker=child.id: _bury(connection, worker))  # type: ignore[misc]
+                    self._dead.add(child.id)
+            self._bury_dead(database)
         database.close()
         return 0
 
@@ -324,6 +348,12 @@ def _bury(connection: Connection, worker: str) -> int:
     recovered = recover(connection, worker, time.time())
     connection.execute(delete(workers).where(workers.c.id == worker))
     return recovered
+
+
+def _beats(connection: Connection) -> dict[str, int]:
+    """The heartbeats of all workers; -1 for one that is not registered and yet holds a reservation."""
+    holders = dict.fromkeys(connection.execute(sql_select(reservations.c.worker).distinct()).scalars(), -1)
+    return {**holders, **{row.id: row.beat for row in connection.execute(sql_select(workers.c.id, workers.c.beat))}}
 
 
 def _modified(path: Path) -> tuple[float, int]:

@@ -6,6 +6,9 @@ the supervisor prepares the database. When standard input closes, the supervisor
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import math
 import os
 import signal
 import socket
@@ -24,6 +27,9 @@ from router.compute.client import ComputeClient
 from router.gateway import Gateway, socket_path
 from router.launch import Launch, open_documents, open_state
 from router.telemetry import configure_logging
+
+LAST_WORDS_S = 2.0
+"""After `shutdown_s` running requests are ended with an error; so long its delivery may take."""
 
 
 class Orders(Struct, frozen=True):
@@ -53,7 +59,7 @@ async def serve(orders: Orders) -> None:
 
     async def open_gateway() -> Gateway:
         database = open_state(settings)
-        return Gateway(
+        server.gateway = Gateway(
             settings=settings,
             database=database,
             secret=secret,
@@ -64,24 +70,43 @@ async def serve(orders: Orders) -> None:
             source=orders.launch.config,
             environ=orders.launch.environ(),
         )
+        return server.gateway
 
     app = create_app(open_gateway, max_body_bytes=settings.max_body_mb * 1024 * 1024)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=int(settings.shutdown_s), timeout_keep_alive=75)
-    server = _Server(config, orders.ready)
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_keep_alive=75)
+    config.timeout_graceful_shutdown = math.ceil(settings.shutdown_s + LAST_WORDS_S)
+    server = _Server(config, orders.ready, settings.shutdown_s)
     threading.Thread(target=_stop_with_supervisor, daemon=True).start()
     await server.serve(sockets=[socket.socket(fileno=orders.socket)])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+    """Tells the supervisor when it serves; when it stops, what still runs after `shutdown_s` is ended with an error event."""
+
+    def __init__(self, config: uvicorn.Config, ready: int, shutdown_s: float) -> None:
         super().__init__(config)
         self._ready = ready
+        self._shutdown_s = shutdown_s
+        self.gateway: Gateway | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        _tune_garbage_collection()
         if self.started:
             os.write(self._ready, b"1")
         os.close(self._ready)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.gateway is not None:
+            asyncio.get_running_loop().call_later(self._shutdown_s, self.gateway.interrupt)
+        await super().shutdown(sockets)
+
+
+def _tune_garbage_collection() -> None:
+    """What exists now lives as long as the worker: leave it out, and look for garbage less often. A sixth of the CPU of a request went into that."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _stop_with_supervisor() -> None:

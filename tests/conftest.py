@@ -26,6 +26,14 @@ SHARED = ROOT.parent / "shared"
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `long` take minutes: they run where they are asked for."""
+    if os.environ.get("HEADGATE_TEST_LONG") != "1":
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: set HEADGATE_TEST_LONG=1"))
+
+
 class OutsideConnection(RuntimeError):
     """A test tried to leave this machine."""
 

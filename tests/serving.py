@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import uvicorn
 
@@ -153,6 +153,12 @@ def headgate_json(home: Path, *arguments: str, **variables: str) -> Any:
     return json.loads(done.stdout)
 
 
+def _read(stream: IO[str], seconds: float) -> str:
+    """What comes within so many seconds, past Python's own buffer (of which `select` knows nothing)."""
+    ready = seconds > 0 and select.select([stream], [], [], seconds)[0]
+    return os.read(stream.fileno(), 65536).decode() if ready else ""
+
+
 @contextmanager
 def served(home: Path, *arguments: str, ready_s: float = 60, **variables: str) -> Iterator[Serve]:
     """Start `headgate serve --port 0`, wait until it is ready; SIGTERM at the end, unless it is gone by then."""
@@ -171,15 +177,15 @@ def served(home: Path, *arguments: str, ready_s: float = 60, **variables: str) -
     try:
         assert process.stdout is not None
         end = time.monotonic() + ready_s
-        while not serve.url:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([process.stdout], [], [], left)[0] or not (line := process.stdout.readline()):
+        said = ""
+        while not (match := re.search(r"ready on (\S+)\n", said)):
+            if not (more := _read(process.stdout, end - time.monotonic())):
                 raise AssertionError(f"headgate serve did not get ready: {(home / 'stderr.log').read_text()[-3000:]}")
-            serve.output.append(line)
-            if match := re.search(r"ready on (\S+)", line):
-                serve.url = match[1]
-        while select.select([process.stdout], [], [], 0.2)[0] and (line := process.stdout.readline()):
-            serve.output.append(line)
+            said += more
+        while more := _read(process.stdout, 0.2):
+            said += more
+        serve.url = match[1]
+        serve.output += said.splitlines(keepends=True)
         yield serve
     finally:
         if process.poll() is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -17,6 +18,17 @@ from policies.moderation.rules import DENY_LIST, RULES, Action, Rule
 _REVISION = 1  # raised when the meaning of a rule set changes without its data changing (a validator, the scan)
 _HEAD = 1
 _HEAD_FIRST = 2
+
+
+Step: TypeAlias = tuple[tuple[tuple[State, Automaton], ...], int]
+"""What a symbol begins: candidates (those with a head excepted), and its place in a head (0: none, 1: continues one, 2: may also begin one)."""
+
+
+class _Rows(dict[int, dict[int, Step]]):
+    """For the symbol before: what each symbol does after it, as far as known (`RuleSet.step` finds the others)."""
+
+    def __missing__(self, before: int) -> dict[int, Step]:
+        return self.setdefault(before, {})
 
 
 class RuleSet:
@@ -42,8 +54,7 @@ class RuleSet:
             self.actions += (deny_action,)
             self.bounds[DENY_LIST] = max(map(len, terms)) + 1
         self.newline = self.alphabet["\n"]
-        self._spawns: dict[int, dict[int, tuple[tuple[State, Automaton], ...]]] = {}
-        self._head_kinds: dict[int, int] = {}
+        self.rows = _Rows()
         described = [(msgspec.structs.replace(rule, validate=None, load=None), action) for rule, action in zip(self.rules, self.actions, strict=True)]
         digest = hashlib.sha256(msgspec.json.encode([_REVISION, described, terms]))
         self.version: str = digest.hexdigest()[:16]
@@ -79,19 +90,14 @@ class RuleSet:
             self.bounds[rule.name] = max(self.bounds.get(rule.name, 0), bound + rule.head_max + 1)
         self.automata += groups.values()
 
-    def spawns(self, before: int) -> dict[int, tuple[tuple[State, Automaton], ...]]:
-        """For the symbol before: which candidates each symbol begins, as far as known (`spawn` finds the others)."""
-        row = self._spawns.get(before)
-        return self._spawns.setdefault(before, {}) if row is None else row
-
-    def spawn(self, before: int, symbol: int) -> tuple[tuple[State, Automaton], ...]:
-        """The candidates that `symbol` begins after `before`, those with a head excepted."""
+    def step(self, before: int, symbol: int) -> Step:
+        """What `symbol` begins after `before`; kept in `rows[before][symbol]`."""
         found = []
         for automaton in self.automata:
             state, _ = automaton.edge(automaton.start(before), symbol)
             if state is not None:
                 found.append((state, automaton))
-        return self.spawns(before).setdefault(symbol, tuple(found))
+        return self.rows[before].setdefault(symbol, (tuple(found), self._head_kind(symbol)))
 
     def spawn_headed(self, symbol: int) -> State | None:
         """The candidate that `symbol` begins directly after a head."""
@@ -100,13 +106,11 @@ class RuleSet:
         start = self.head_automaton.start(-1)
         return (start.edges.get(symbol) or self.head_automaton.edge(start, symbol))[0]
 
-    def head_kind(self, symbol: int) -> int:
-        """0: no character of a head, 1: one that continues a head, 2: one that may also begin it."""
-        kind = self._head_kinds.get(symbol)
-        if kind is None:
-            inside, first = (self.alphabet.has(symbol, label) for label in self._head_labels)
-            kind = self._head_kinds.setdefault(symbol, inside * (_HEAD_FIRST if first else _HEAD))
-        return kind
+    def _head_kind(self, symbol: int) -> int:
+        if self.head_automaton is None:
+            return 0
+        inside, first = (self.alphabet.has(symbol, label) for label in self._head_labels)
+        return inside * (_HEAD_FIRST if first else _HEAD)
 
 
 def compile_rules(enabled: Sequence[str], deny_list: Sequence[str] = (), on_match: Action = "redact", per_rule: Mapping[str, Action] | None = None) -> RuleSet:

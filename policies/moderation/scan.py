@@ -67,9 +67,10 @@ class Scanner:
         self.buffer += text
         rules = self.rules
         symbols = rules.alphabet
+        rows = rules.rows
         headed = rules.head_automaton
         before = self._before
-        row = rules.spawns(before)
+        row = rows[before]
         after_backslash = self._after_backslash
         at = self.at
         live = self.live
@@ -78,23 +79,21 @@ class Scanner:
             symbol = symbols[char]
             if live:
                 live = self._advance(live, symbol, at)
-            begun = row.get(symbol)
-            if begun is None:
-                begun = rules.spawn(before, symbol)
+            step = row.get(symbol)
+            begun, kind = rules.step(before, symbol) if step is None else step
             for state, automaton in begun:
                 live.append(Candidate(state, automaton, at))
             escaped = after_backslash and char in "nrtbf"
-            if headed is not None:
-                kind = rules.head_kind(symbol)
-                if kind == 0 or escaped:
-                    if run >= 0 and (state_or_none := rules.spawn_headed(symbol)) is not None:
+            if kind == 0 or escaped:
+                if run >= 0:
+                    if headed is not None and (state_or_none := rules.spawn_headed(symbol)) is not None:
                         live.append(Candidate(state_or_none, headed, max(run, at - rules.head_max)))
                     run = -1
-                elif run < 0 and kind == 2:
-                    run = at
+            elif run < 0 and kind == 2:
+                run = at
             after_backslash = char == "\\"
             before = rules.newline if escaped else symbol
-            row = rules.spawns(before)
+            row = rows[before]
             at += 1
         self._before, self._after_backslash, self.at, self.live, self._run = before, after_backslash, at, live, run
 
@@ -150,11 +149,11 @@ class Scanner:
             target, confirmed = state.edges.get(symbol) or candidate.automaton.edge(state, symbol)
             for rule in confirmed:
                 self._confirm(candidate, rule, at)
-            if target is None:
-                self._resolve(candidate)
-            else:
+            if target is not None:
                 candidate.state = target
                 going.append(candidate)
+            elif candidate.ends or candidate.tries:
+                self._resolve(candidate)
         return going
 
     def _confirm(self, candidate: Candidate, rule: int, end: int) -> None:
@@ -188,6 +187,8 @@ class Reports:
 
     def settled(self, before: int) -> tuple[Match, ...]:
         """Takes the matches that start before `before`; the caller says thereby that every match starting there has been added."""
+        if not self._waiting:
+            return ()
         count = bisect_left(self._waiting, (before,))
         matches = []
         for start, negative_end, rule in self._waiting[:count]:

@@ -92,12 +92,12 @@ class Moderator:
         return self._scanner.undecided_from(holding=True)
 
     def _release(self) -> Released:
-        decided = self._scanner.take()
-        self._reports.add(decided)
-        self._merge(decided)
+        if decided := self._scanner.take():
+            self._reports.add(decided)
+            self._merge(decided)
         hold_from = self._hold_from()
         pieces: list[str] = []
-        final = bisect_right(self._spans, hold_from, key=lambda span: span.end)
+        final = bisect_right(self._spans, hold_from, key=lambda span: span.end) if self._spans else 0
         for span in self._spans[:final]:
             self._put(pieces, span.start)
             if span.blocks:

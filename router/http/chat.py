@@ -67,7 +67,8 @@ class ChatResponse:
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         try:
-            await exchange.prepare()
+            async with self._gateway.interruptible():
+                await exchange.prepare()
             if self._call.stream:
                 await self._stream(exchange, send)
             else:
@@ -84,7 +85,7 @@ class ChatResponse:
 
     async def _whole(self, exchange: Exchange, send: Send) -> None:
         collector = Collector()
-        async with aclosing(exchange.events()) as events:
+        async with self._gateway.interruptible(), aclosing(exchange.events()) as events:
             async for event in events:
                 collector.add(event)
         for finish in exchange.finished:
@@ -98,7 +99,7 @@ class ChatResponse:
         sender = _EventSender(send, lambda: self._decision_headers(exchange), settings.commit_after_s, settings.heartbeat_s)
         encoder: ChunkEncoder | None = None
         try:
-            async with aclosing(exchange.events()) as events:
+            async with self._gateway.interruptible(), aclosing(exchange.events()) as events:
                 async for event in events:
                     if encoder is None:
                         encoder = self._encoder(exchange)

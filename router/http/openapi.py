@@ -18,6 +18,7 @@ from router.http.admin import NewKeyBody, NewTenant, Rollback
 from router.http.context import HttpRequest
 from router.http.errors import ErrorBody
 from router.http.middleware import is_open
+from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
 from router.wire.openai_chat import ChatBody
 from router.wire.openai_chat_out import Headgate
 
@@ -41,6 +42,10 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("post", "/v1/chat/completions"): ChatBody,
     ("post", "/v1/route/explain"): ChatBody,
     ("post", "/v1/files"): UPLOAD,
+    ("post", "/v1/vector_stores"): CreateStore,
+    ("post", "/v1/vector_stores/{store_id}"): UpdateStore,
+    ("post", "/v1/vector_stores/{store_id}/files"): AttachFile,
+    ("post", "/v1/vector_stores/{store_id}/search"): SearchBody,
     ("post", "/admin/tenants"): NewTenant,
     ("post", "/admin/keys"): NewKeyBody,
     ("put", "/admin/policy"): POLICY_TEXT,

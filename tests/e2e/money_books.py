@@ -1,0 +1,190 @@
+"""Holding the books against the clients and against what the upstream billed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from adapters.cost import cost
+from adapters.types import Usage
+from config.database import Database
+from config.prices import Price
+from router.tables import budgets, ledger, reservations
+from tests.e2e.money_client import Asked
+
+Row = dict[str, Any]
+
+REFUSED_BEFORE_BOOKING = {"budget_exceeded", "shutting_down"}
+
+
+@dataclass
+class Books:
+    """Everything that is written down, read in one transaction."""
+
+    ledger: list[Row]
+    budgets: list[Row]
+    reservations: list[Row]
+
+
+async def read_books(database: Database) -> Books:
+    def read(connection: Connection) -> Books:
+        return Books(*([dict(row) for row in connection.execute(select(table)).mappings()] for table in (ledger, budgets, reservations)))
+
+    return await database.read(read)
+
+
+async def settled_books(database: Database, seconds: float = 20.0) -> Books:
+    """The books once no reservation is open; fails when one stays open."""
+    async with asyncio.timeout(seconds):
+        while (books := await read_books(database)).reservations:
+            await asyncio.sleep(0.02)
+    return books
+
+
+@dataclass
+class Watch:
+    """What was seen of the budget while the crowd was at work."""
+
+    samples: int = 0
+    peak: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """By period, the most that was ever spent and reserved together."""
+
+
+@asynccontextmanager
+async def watching(database: Database, tenant: str, caps: dict[str, int]) -> AsyncIterator[Watch]:
+    """Look at the budget all the time; at the end nothing seen may have been over the cap of its period (`day`, `month`)."""
+    watch = Watch()
+
+    async def look() -> None:
+        while True:
+            for row in (await read_books(database)).budgets:
+                if row["tenant"] == tenant:
+                    period = row["period"].partition(":")[0]
+                    watch.peak[period] = max(watch.peak[period], row["spent"] + row["reserved"])
+            watch.samples += 1
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(look())
+    try:
+        yield watch
+    finally:
+        task.cancel()
+        done = (await asyncio.gather(task, return_exceptions=True))[0]
+    assert isinstance(done, asyncio.CancelledError), done
+    assert watch.samples > 3
+    for period, cap in caps.items():
+        assert watch.peak[period] <= cap, f"{period}: {watch.peak[period]} was spent and reserved of {cap}"
+
+
+@dataclass
+class Figures:
+    """What a run was made of, for a report."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {number}" for name, number in sorted(self.counts.items()))
+
+
+def check_books(books: Books, crowd: Sequence[Asked], bill_file: Path, tenant: str, caps: dict[str, int], *, killed: bool = False) -> Figures:
+    """The invariants of money. `killed` allows connections that were lost and rows that were recovered."""
+    check_sums(books, tenant, caps)
+    check_rows(books.ledger, killed=killed)
+    bills = check_bills(books.ledger, bill_file)
+    check_clients(books.ledger, crowd, killed=killed)
+    figures = Figures()
+    figures.counts.update({"requests": len(crowd), "rows": len(books.ledger), "bills": len(bills), "final bills": sum(bill["final"] for bill in bills)})
+    figures.counts.update(f"client {asked.ended}" for asked in crowd)
+    figures.counts.update("faults asked for" for asked in crowd if asked.plan.faulty)
+    figures.counts.update("refused 402" for asked in crowd if asked.status == 402)
+    figures.counts.update(f"row {row['outcome']}/{row['usage_source']}" for row in books.ledger)
+    return figures
+
+
+def check_sums(books: Books, tenant: str, caps: dict[str, int]) -> None:
+    """No reservation is open, and what the budget says was spent is what the ledger says, and within the cap."""
+    assert books.reservations == []
+    total = sum(row["cost"] for row in books.ledger if row["tenant"] == tenant)
+    spent: Counter[str] = Counter()
+    for row in books.budgets:
+        if row["tenant"] == tenant:
+            assert row["reserved"] == 0, row
+            spent[row["period"].partition(":")[0]] += row["spent"]
+    assert spent == Counter({"day": total, "month": total})
+    for period, cap in caps.items():
+        assert spent[period] <= cap
+
+
+def check_rows(rows: Sequence[Row], *, killed: bool) -> None:
+    """Each attempt has one row; an estimate covers what was delivered and stays within what was reserved."""
+    attempts: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        assert row["entry"] == "settlement" or (killed and row["entry"] == "recovery"), row
+        attempts[row["request_id"]].append(row["attempt"])
+        price = msgspec.json.decode(row["price"], type=Price)
+        usage = Usage(
+            row["input_tokens"], row["output_tokens"], cache_read_input_tokens=row["cache_read_input_tokens"], reasoning_output_tokens=row["reasoning_output_tokens"]
+        )
+        if row["entry"] == "recovery":
+            assert (row["outcome"], row["usage_source"], row["cost"]) == ("crashed", "estimated", row["reserved"])
+        else:
+            assert row["cost"] == cost(usage, price), row
+        if row["usage_source"] == "estimated":
+            assert row["cost"] <= row["reserved"], row
+            assert row["output_tokens"] * 4 >= row["delivered_characters"], row
+    for request_id, found in attempts.items():
+        assert sorted(found) == list(range(1, len(found) + 1)), (request_id, found)
+
+
+def check_bills(rows: Sequence[Row], bill_file: Path) -> list[dict[str, Any]]:
+    """The ledger equals what the upstream billed wherever its final report arrived; elsewhere it holds an estimate."""
+    bills = [json.loads(line) for line in bill_file.read_text().splitlines()]
+    by_id: dict[str, Row] = {}
+    for row in rows:
+        if row["provider_request_id"] is not None:
+            assert row["provider_request_id"] not in by_id, "one call, two rows"
+            by_id[row["provider_request_id"]] = row
+    unmatched = 0
+    for bill in bills:
+        found = by_id.pop(bill["id"], None)
+        if found is None:
+            unmatched += 1
+        elif bill["final"]:
+            assert found["usage_source"] in ("provider", "counted"), found
+            assert (found["input_tokens"], found["output_tokens"]) == (bill["input_tokens"], bill["output_tokens"]), (found, bill)
+        else:
+            assert found["usage_source"] == "estimated", (found, bill)
+    assert by_id == {}, "a row names a call that the upstream never saw"
+    # A worker that was killed between the upstream's bill and its own settlement left a recovered row without the call's id.
+    assert unmatched <= sum(row["entry"] == "recovery" for row in rows), f"{unmatched} billed calls are in no row"
+    return bills
+
+
+def check_clients(rows: Sequence[Row], crowd: Sequence[Asked], *, killed: bool) -> None:
+    """Each accepted request has rows that cover what its client received, each refused one has none, and no stream ended silently."""
+    by_request: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_request[row["request_id"]].append(row)
+    for asked in crowd:
+        assert killed or asked.ended != "lost", asked
+        if asked.terminals and asked.ended != "left":
+            assert asked.terminals in (["finish", "done"], ["error", "done"]), asked
+        if asked.request_id is None:
+            continue
+        found = sorted(by_request.pop(asked.request_id, []), key=lambda row: row["attempt"])
+        if asked.status != 200 and asked.code in REFUSED_BEFORE_BOOKING:
+            assert found == [], asked
+        elif asked.status is not None:
+            assert found, asked
+            assert found[-1]["output_tokens"] * 4 >= len(asked.text), (asked, found)
+    nameless = sum(asked.request_id is None for asked in crowd)
+    assert len(by_request) <= nameless, "rows of requests that nobody sent"

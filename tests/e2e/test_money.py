@@ -1,0 +1,191 @@
+"""A crowd against a small budget: whatever clients, upstreams and processes do, the books add up to what was billed.
+
+The long form (`HEADGATE_TEST_LONG=1 pytest -m long -s`) runs the same checks for a minute each, with many kills, and prints its figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from adapters.cost import picodollars
+from config.database import Database, open_database
+from tests.e2e.money_books import check_books, read_books, settled_books, watching
+from tests.e2e.money_client import Asked, ask, random_plan
+from tests.serving import Serve, served, serving, until
+
+CLIENTS = 100
+POLICY = """
+version: 1
+settings: {{shutdown_s: 5}}
+backends:
+  mini: {{kind: scripted, price: {{input: 3.0, output: 15.0}}, directives: true, bill_to: {bills!r}, timeout_s: 0.4, max_output_tokens: 200}}
+  spare: {{kind: scripted, text: "The second one answers.", delay_s: 0.001, price: {{input: 1.0, output: 4.0}}, bill_to: {bills!r}, max_output_tokens: 100}}
+default: mini
+fallback: [spare]
+tenants:
+  {tenant}: {{budget_usd: {{day: {day}, month: {month}}}}}
+"""
+WITHOUT_MODELS = "import sys\nsys.modules.update(dict.fromkeys(('sentence_transformers', 'transformers', 'faiss')))\n"
+"""As a `sitecustomize` module: the base package without its extras, which starts in seconds."""
+
+
+@dataclass
+class Crowd:
+    """Clients that ask one request after the other, from where the service is now (it may come back elsewhere)."""
+
+    url: str
+    key: str
+    seed: int
+    asked: list[Asked] = field(default_factory=list)
+
+    async def run(self, requests: int | None = None, seconds: float | None = None) -> None:
+        """Every client sends so many requests, or goes on for so long."""
+        end = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        async with asyncio.TaskGroup() as group:
+            for number in range(CLIENTS):
+                group.create_task(self._client(random.Random(self.seed * 1000 + number), requests, end))
+        self.seed += 1
+
+    async def _client(self, chance: random.Random, requests: int | None, end: float | None) -> None:
+        sent = 0
+        while (requests is None or sent < requests) and (end is None or asyncio.get_running_loop().time() < end):
+            asked = await ask(self.url, self.key, random_plan(chance))
+            self.asked.append(asked)
+            sent += 1
+            if asked.ended == "lost" or asked.status == 402:
+                await asyncio.sleep(chance.uniform(0.05, 0.2))
+
+
+def caps(day: float, month: float) -> dict[str, int]:
+    return {"day": picodollars(day), "month": picodollars(month)}
+
+
+def report(name: str, figures: object) -> None:
+    print(f"\n{name}: {figures}")  # noqa: T201
+
+
+async def crowd_in_process(tmp_path: Path, database_url: str, *, budget: float, requests: int | None = None, seconds: float | None = None) -> None:
+    bills = tmp_path / "bills.jsonl"
+    policy = POLICY.format(bills=str(bills), tenant="acme", day=budget * 1.2, month=budget)
+    limits = caps(budget * 1.2, budget)
+    async with serving(policy, tmp_path, database_url=database_url) as service:
+        crowd = Crowd(service.url, service.key, seed=1)
+        async with watching(service.database, "acme", limits) as watch:
+            await crowd.run(requests, seconds)
+        books = await settled_books(service.database)
+        figures = check_books(books, crowd.asked, bills, "acme", limits)
+    assert figures.counts["refused 402"], "the budget was to run out"
+    assert {"ok", "error", "cancelled", "timeout"} <= {row["outcome"] for row in books.ledger}
+    assert {row["backend"] for row in books.ledger} == {"mini", "spare"}
+    report(f"in process, {service.database.dialect}, {watch.samples} samples", figures)
+
+
+@asynccontextmanager
+async def whole(home: Path, policy: str, variables: dict[str, str]) -> AsyncIterator[Serve]:
+    """`headgate serve` with two workers and without the extras' processes."""
+    home.mkdir(exist_ok=True)
+    (home / "base").mkdir(exist_ok=True)
+    (home / "base" / "sitecustomize.py").write_text(WITHOUT_MODELS)
+    (home / "policy.yaml").write_text(policy)
+    root = Path(__file__).resolve().parents[2]
+    starting = served(home, "--config", str(home / "policy.yaml"), "--workers", "2", PYTHONPATH=f"{home / 'base'}{os.pathsep}{root}", **variables)
+    serve = await asyncio.to_thread(starting.__enter__)
+    try:
+        yield serve
+    finally:
+        await asyncio.to_thread(starting.__exit__, None, None, None)
+
+
+def worker_pids(serve: Serve) -> list[int]:
+    return [child.pid for child in psutil.Process(serve.process.pid).children() if "router.worker" in child.cmdline()]
+
+
+async def kill_a_worker(serve: Serve, chance: random.Random) -> None:
+    """`kill -9` one worker, and wait until another has taken its place."""
+    before = worker_pids(serve)
+    victim = chance.choice(before)
+    os.kill(victim, signal.SIGKILL)
+    await until(lambda: len([pid for pid in worker_pids(serve) if pid not in before]) == 1, 20)
+
+
+async def kill_everything(serve: Serve) -> None:
+    """`kill -9` of every process of the service at once."""
+    os.killpg(serve.process.pid, signal.SIGKILL)
+    await asyncio.to_thread(serve.process.wait)
+
+
+async def while_reserved(database: Database, act: Callable[[], Awaitable[None]]) -> None:
+    """Do it at a moment when calls are open."""
+    async with asyncio.timeout(10):
+        while len((await read_books(database)).reservations) < 5:
+            await asyncio.sleep(0.005)
+    await act()
+
+
+async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float, phases: Sequence[float], worker_kills: int) -> None:
+    """Phases of so many seconds. Workers are killed in each; the last thing in every phase but the last is `kill -9` of everything."""
+    home = tmp_path / "home"
+    bills = tmp_path / "bills.jsonl"
+    policy = POLICY.format(bills=str(bills), tenant="default", day=budget * 1.2, month=budget)
+    limits = caps(budget * 1.2, budget)
+    variables = {} if postgres is None else {"DATABASE_URL": postgres}
+    database: Database | None = None
+    crowd = Crowd("", "", seed=2)
+    kills = 0
+    chance = random.Random(3)
+    for number, seconds in enumerate(phases):
+        async with whole(home, policy, variables) as serve:
+            crowd.url, crowd.key = serve.url, crowd.key or serve.keys["chat"]
+            database = database or open_database(postgres or f"sqlite:///{home / 'headgate.db'}")
+            async with watching(database, "default", limits):
+                running = asyncio.create_task(crowd.run(seconds=seconds))
+                for _ in range(worker_kills):
+                    await while_reserved(database, lambda serve=serve: kill_a_worker(serve, chance))  # type: ignore[misc]
+                    kills += 1
+                if number < len(phases) - 1:
+                    await while_reserved(database, lambda serve=serve: kill_everything(serve))  # type: ignore[misc]
+                    kills += 1
+                await running
+            if number == len(phases) - 1:
+                books = await settled_books(database)
+    assert database is not None
+    try:
+        assert (await read_books(database)).ledger == books.ledger, "an orderly stop changes nothing"
+        figures = check_books(books, crowd.asked, bills, "default", limits, killed=True)
+    finally:
+        await database.aclose()
+    assert figures.counts["row crashed/estimated"], "the kills were to hit open calls"
+    assert figures.counts["client answered"]
+    report(f"whole service, {'sqlite' if postgres is None else 'postgresql'}, {kills} kills", figures)
+
+
+async def test_a_crowd_never_overspends_and_the_ledger_equals_the_bill(tmp_path: Path, database_url: str) -> None:
+    await crowd_in_process(tmp_path, database_url, budget=0.3, requests=6)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+async def test_the_books_survive_killed_workers_and_a_killed_service(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    postgres = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
+    await crowd_and_kills(tmp_path, postgres, budget=2.0, phases=(2.0, 2.5), worker_kills=1)
+
+
+@pytest.mark.long
+async def test_a_crowd_never_overspends_for_a_minute(tmp_path: Path, database_url: str) -> None:
+    await crowd_in_process(tmp_path, database_url, budget=4.0, seconds=60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+async def test_the_books_survive_many_kills(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    postgres = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
+    await crowd_and_kills(tmp_path, postgres, budget=20.0, phases=(15.0, 15.0, 15.0, 15.0), worker_kills=3)
