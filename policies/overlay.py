@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from policies.moderation import Action, RuleSet, compile_rules
+from policies.moderation.rules import DENY_LIST, RULES
 from policies.schema import Moderation, Tenant
 
 
@@ -12,12 +13,21 @@ def merge_moderation(base: Moderation, tenant: Tenant) -> Moderation:
     own = tenant.moderation
     if own is None:
         return base
+    output = base.output if own.output is None else own.output
     return Moderation(
-        output=base.output if own.output is None else own.output,
+        output=output,
         on_match=base.on_match if own.on_match is None else own.on_match,
         deny_list=base.deny_list if own.deny_list is None else own.deny_list,
-        per_rule=base.per_rule if own.per_rule is None else own.per_rule,
+        per_rule=_inherited(base, output) if own.per_rule is None else own.per_rule,
     )
+
+
+def _inherited(base: Moderation, output: tuple[str, ...]) -> dict[str, Action]:
+    """The policy's actions for what the tenant looks for. What it does not look for is no mistake of the tenant's table."""
+    chosen = [rule for rule in RULES if rule.name in output or rule.category in output]
+    in_force = {*output, *(rule.name for rule in chosen), *(rule.category for rule in chosen)}
+    known = {DENY_LIST, *(rule.name for rule in RULES), *(rule.category for rule in RULES)}
+    return {name: action for name, action in base.per_rule.items() if name in in_force or name not in known}
 
 
 def compiled(moderation: Moderation) -> RuleSet:

@@ -20,12 +20,13 @@ _SQLITE = text(
     "ORDER BY bm25(chunks_fts, 1.0, 1.0, 0.0), c.id LIMIT :limit"
 ).bindparams(bindparam("stores", expanding=True))
 _POSTGRESQL = text(
-    "WITH asked AS ("
+    "WITH asked AS MATERIALIZED ("
     "  SELECT to_tsquery('english', term) AS word FROM unnest(CAST(:english AS text[])) AS term"
     "  UNION SELECT to_tsquery('simple', term) FROM unnest(CAST(:simple AS text[])) AS term"
-    "), held AS (SELECT count(*) AS n FROM chunks WHERE tenant = :tenant AND store IN :stores"
-    "), weighed AS ("
-    "  SELECT word, ln(1 + (SELECT n FROM held) / (1.0 + (SELECT count(*) FROM chunks WHERE search @@ word AND tenant = :tenant AND store IN :stores))) AS weight"
+    "), held AS MATERIALIZED (SELECT count(*) AS n FROM chunks WHERE tenant = :tenant AND store IN :stores"
+    "), weighed AS MATERIALIZED ("  # without this word, the weight is worked out again for every row
+    "  SELECT word, ln(1 + (SELECT n FROM held) / (1.0 +"
+    "    (SELECT count(*) FROM chunks WHERE search @@ word AND tenant = :tenant AND store IN :stores))) AS weight"
     "  FROM asked WHERE numnode(word) > 0"
     ") SELECT c.id FROM weighed JOIN chunks c ON c.search @@ weighed.word WHERE c.tenant = :tenant AND c.store IN :stores "
     "GROUP BY c.id ORDER BY sum(weighed.weight * ts_rank(c.search, weighed.word, 1)) DESC, c.id LIMIT :limit"

@@ -163,7 +163,7 @@ class Exchange:
     async def events(self) -> AsyncGenerator[Event, None]:
         """Moderated events of the first candidate that answers; `finished`, `usage`, `cost` and `citations` hold once it ends.
 
-        A failure before the first delivered delta tries the next candidate; after it, or when none is left, a `BackendError` (or an
+        A failure before the first delivered delta (of a whole answer: before its end) tries the next candidate; after it, or when none is left, a `BackendError` (or an
         `ApiError`, for a budget that allows nothing) is raised. Only deltas are yielded.
         """
         failure: BaseException | None = None
@@ -185,9 +185,13 @@ class Exchange:
         while (planned := await self._next(last)) is not None:
             backend, request = planned
             committed = False
+            held: list[Event] = []
             try:
                 async with aclosing(self._attempt(backend, request)) as events:
                     async for event in events:
+                        if not self.call.stream:  # nobody has seen any of a whole answer until all of it is there
+                            held.append(event)
+                            continue
                         committed = True
                         yield event
             except BackendError as error:
@@ -197,6 +201,8 @@ class Exchange:
                 last = error
                 continue
             self.outcome = "blocked" if self.moderation.blocked else "ok"
+            for event in held:
+                yield event
             return
         assert last is not None, "with no candidate left and nothing tried, _next raises"
         raise last

@@ -1,14 +1,16 @@
-"""A sender on plain aiohttp, for a provider whose SDK offers no raw stream (Gemini)."""
+"""The sender on plain aiohttp. An SDK may lend it the headers of its client (`adapters.sender.sdk`)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from adapters.faults import connection_error, transport_errors
 from adapters.sender import KEEP_ALIVE_S, MAX_CONNECTIONS, SENT_HEADERS, Endpoint
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
 
 
@@ -38,28 +40,34 @@ class DirectResponse:
 
 
 class DirectSender:
-    """Posts below `endpoint.base_url`; the adapter's headers carry the credentials."""
+    """Posts below `endpoint.base_url`. `headers` go out with every request, before the adapter's own; `tls` makes the context for `https:`."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str] | None = None, tls: Callable[[], ssl.SSLContext] | None = None) -> None:
         self._endpoint = endpoint
+        self._url = endpoint.base_url.rstrip("/")
+        self._headers = {**{name.lower(): value for name, value in (headers or {}).items()}, **SENT_HEADERS}
+        self._tls = tls if self._url.startswith("https:") else None
         self._session: aiohttp.ClientSession | None = None
         self._errors = transport_errors()
 
     def _connected(self) -> aiohttp.ClientSession:
-        import aiohttp
-
         if self._session is None:
+            import aiohttp
+
+            tls = True if self._tls is None else self._tls()
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S),
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S, ssl=tls),
+                # No cookie of one tenant's answer may go out with another's request.
+                cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._endpoint.connect_s, sock_connect=self._endpoint.connect_s),
                 trust_env=self._endpoint.trust_env,
             )
         return self._session
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str], *, stream: bool) -> DirectResponse:
-        url = self._endpoint.base_url.rstrip("/") + path
+        sent = {**self._headers, **headers} if headers else self._headers
         try:
-            response = await self._connected().post(url, data=body, headers={**SENT_HEADERS, **headers}, allow_redirects=False)
+            response = await self._connected().post(self._url + path, data=body, headers=sent, allow_redirects=False)
         except self._errors as error:
             raise connection_error(error) from error
         raw = DirectResponse(response, self._errors)

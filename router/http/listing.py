@@ -43,4 +43,5 @@ def listing(page: Page[S], shown: Callable[[S], T], ids: Sequence[str]) -> Listi
 
 def missing(error: NotFound, param: str | None = None) -> ApiError:
     """The 404 for what the tenant does not have."""
-    return ApiError(404, f"{error.kind.split(' in ')[0].replace(' ', '_')}_not_found", str(error), param=param)
+    thing = error.kind.split(" in ")[0].split(" of ")[0]
+    return ApiError(404, f"{thing.replace(' ', '_')}_not_found", str(error), param=param)

@@ -41,12 +41,16 @@ def _models(request: HttpRequest) -> tuple[ModelInfo, ...]:
             "clearance": active.policy.backends[name].clearance,
         }
         models.append(ModelInfo(id=name, owned_by=backend.provider, headgate=about))
+    if principal.allowed_models is None:
+        known = {model.id for model in models}
+        made_up = (name for rule in active.policy.file.rules for name in rule.when.models)
+        models += [ModelInfo(id=name, owned_by="headgate", headgate={"ready": True, "reason": ""}) for name in dict.fromkeys(made_up) if name not in known]
     return tuple(models)
 
 
 @get("/v1/models", tags=["chat"], summary="List the models this key may use")
 async def list_models(request: HttpRequest) -> ModelList:
-    """`auto`, and every backend by its name."""
+    """`auto`, every backend by its name, and the names that rules make up."""
     return ModelList(_models(request))
 
 

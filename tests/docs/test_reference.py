@@ -147,7 +147,10 @@ def handlers(app: Litestar) -> Iterator[tuple[str, str, str]]:
             continue
         for method, (handler, _) in route.route_handler_map.items():
             if method != "OPTIONS" and handler.include_in_schema is not False and not route.path_format.startswith("/schema"):
-                yield method, route.path_format, inspect.getsource(inspect.unwrap(handler.fn))
+                function = inspect.unwrap(handler.fn)
+                source = inspect.getsource(function)
+                helpers = re.findall(r"\b(_\w+)\(request\)", source)
+                yield method, route.path_format, source + "".join(inspect.getsource(getattr(inspect.getmodule(function), name)) for name in helpers)
 
 
 def test_every_route_is_documented_with_the_action_it_needs(app: Litestar) -> None:
@@ -185,7 +188,7 @@ def codes() -> dict[str, set[int]]:
                     case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]):
                         found[code].add(status)
                     case ast.Call(ast.Name("NotFound"), [ast.Constant(str(kind)), *_]):
-                        found[kind.split(" in ")[0].replace(" ", "_") + "_not_found"].add(404)
+                        found[re.split(" in | of ", kind)[0].replace(" ", "_") + "_not_found"].add(404)
     return found
 
 

@@ -185,6 +185,8 @@ def check_clients(rows: Sequence[Row], crowd: Sequence[Asked], *, killed: bool) 
             assert found == [], asked
         elif asked.status is not None:
             assert found, asked
-            assert found[-1]["output_tokens"] * 4 >= len(asked.text), (asked, found)
+            last = found[-1]
+            assert last["entry"] == "recovery" or last["delivered_characters"] >= len(asked.text), (asked, found)
+            assert last["usage_source"] == "provider" or last["output_tokens"] * 4 >= len(asked.text), (asked, found)
     nameless = sum(asked.request_id is None for asked in crowd)
     assert len(by_request) <= nameless, "rows of requests that nobody sent"

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,7 +107,12 @@ async def whole(home: Path, policy: str, variables: dict[str, str]) -> AsyncIter
 
 
 def worker_pids(serve: Serve) -> list[int]:
-    return [child.pid for child in psutil.Process(serve.process.pid).children() if "router.worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process(serve.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # which a zombie is too
+            if "router.worker" in child.cmdline():
+                found.append(child.pid)
+    return found
 
 
 async def kill_a_worker(serve: Serve, chance: random.Random) -> None:
@@ -170,22 +175,22 @@ async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float
 
 
 async def test_a_crowd_never_overspends_and_the_ledger_equals_the_bill(tmp_path: Path, database_url: str) -> None:
-    await crowd_in_process(tmp_path, database_url, budget=0.3, requests=6)
+    await crowd_in_process(tmp_path, database_url, budget=0.12, requests=6)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 async def test_the_books_survive_killed_workers_and_a_killed_service(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     postgres = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
-    await crowd_and_kills(tmp_path, postgres, budget=2.0, phases=(2.0, 2.5), worker_kills=1)
+    await crowd_and_kills(tmp_path, postgres, budget=0.8, phases=(2.0, 2.5), worker_kills=1)
 
 
 @pytest.mark.long
 async def test_a_crowd_never_overspends_for_a_minute(tmp_path: Path, database_url: str) -> None:
-    await crowd_in_process(tmp_path, database_url, budget=4.0, seconds=60)
+    await crowd_in_process(tmp_path, database_url, budget=1.5, seconds=60)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 async def test_the_books_survive_many_kills(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     postgres = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
-    await crowd_and_kills(tmp_path, postgres, budget=20.0, phases=(15.0, 15.0, 15.0, 15.0), worker_kills=3)
+    await crowd_and_kills(tmp_path, postgres, budget=8.0, phases=(15.0, 15.0, 15.0, 15.0), worker_kills=3)

@@ -150,14 +150,17 @@ class FakeProvider:
 
     async def _answer(self, exchange: Exchange, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection can carry another request."""
-        reply = await self._reply(exchange)
         watch = asyncio.create_task(_watch(exchange, reader))
-        speak = asyncio.create_task(_speak(exchange, reply, writer))
+        speak = asyncio.create_task(self._reply_and_speak(exchange, writer))
         await asyncio.wait({watch, speak}, return_when=asyncio.FIRST_COMPLETED)
         for task in (watch, speak):
             task.cancel()
-        results = await asyncio.gather(watch, speak, return_exceptions=True)
-        exchange.complete = results[1] is True
+        _, goes_on = await asyncio.gather(watch, speak, return_exceptions=True)
+        return goes_on is True
+
+    async def _reply_and_speak(self, exchange: Exchange, writer: asyncio.StreamWriter) -> bool:
+        reply = await self._reply(exchange)
+        exchange.complete = await _speak(exchange, reply, writer)
         return exchange.complete and reply.framing == "chunked"
 
 
