@@ -15,6 +15,16 @@ from msgspec import Struct
 from adapters.sentences import content_words, sentences
 from adapters.types import Passage
 
+ABOUT_BY_SENTENCE = 0.55
+"""From this cosine of the best sentence and the question on, the documents are about the question."""
+ABOUT_BY_BOTH = 0.40
+"""Or from this cosine of both the best passage and the best sentence on."""
+ABOUT_BY_WORDS = (0.42, 0.6)
+"""Or from this cosine of a sentence on, where it also has this share of the question's content words.
+
+Measured with all-MiniLM-L6-v2 on Cranfield and CACM, the three together: of their own questions 99.6 % and 96.2 % pass, of each other's
+5.8 % and 15.1 %, of unrelated everyday questions none of 32. Chosen and measured on the same questions.
+"""
 ANSWERS_BY_MEANING = 0.35
 """From this cosine of sentence and question on, a sentence answers."""
 ANSWERS_BY_WORDS = (0.3, 0.5)
@@ -64,6 +74,8 @@ class _Candidate(Struct, frozen=True):
 def quotes_for(question: str, passages: Sequence[Passage]) -> list[Quote]:
     """The one to three quotes that answer best, or none. Passages come in the order of their best quote; inside one, quotes keep the document's order."""
     wanted = content_words(question)
+    if not _about(wanted, passages):
+        return []
     candidates = sorted((candidate for passage in passages for candidate in _candidates(wanted, passage)), key=lambda candidate: -candidate.score)
     chosen: list[_Candidate] = []
     for candidate in candidates:
@@ -107,6 +119,19 @@ def _candidates(wanted: set[str], passage: Passage) -> Iterator[_Candidate]:
             yield _Candidate(shortened(sentence.quote, MAX_QUOTE), sentence.stems, meaning + COVERAGE_WEIGHT * together)
         if asked:
             above, asked = None, False
+
+
+def _about(wanted: set[str], passages: Sequence[Passage]) -> bool:
+    """Whether the retriever's cosines say that the documents are about the question at all; True where it measured none."""
+    similarity = max((passage.similarity for passage in passages), default=0.0)
+    marks = [(passage, mark) for passage in passages for mark in passage.highlights]
+    if not marks:
+        return similarity == 0.0 or similarity >= ABOUT_BY_BOTH
+    best = max(mark.score for _, mark in marks)
+    if best >= ABOUT_BY_SENTENCE or (best >= ABOUT_BY_BOTH and similarity >= ABOUT_BY_BOTH):
+        return True
+    least, share = ABOUT_BY_WORDS
+    return any(mark.score >= least and _coverage(wanted, _measured(passage, mark.start, mark.end).stems) >= share for passage, mark in marks)
 
 
 def _coverage(wanted: set[str], stems: frozenset[str]) -> float:

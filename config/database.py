@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 if TYPE_CHECKING:
@@ -160,13 +162,13 @@ class SqliteDatabase:
                 if not job.future.set_running_or_notify_cancel():
                     continue
                 try:
-                    connection.exec_driver_sql("BEGIN")
+                    _control(connection, "BEGIN")
                     result = job.work(connection)
                 except BaseException as error:
-                    connection.exec_driver_sql("ROLLBACK")
+                    _control(connection, "ROLLBACK")
                     job.future.set_exception(error)
                 else:
-                    connection.exec_driver_sql("ROLLBACK")
+                    _control(connection, "ROLLBACK")
                     job.future.set_result(result)
 
     async def aclose(self) -> None:
@@ -201,25 +203,39 @@ def _run_group(connection: Connection, group: Sequence[_Job[Any]]) -> None:
     A waiter that gave up (a cancelled task) does not undo its work: money is settled even when nobody waits for it.
     """
     done: list[tuple[_Job[Any], Any]] = []
+    alone = len(group) == 1
     try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _control(connection, "BEGIN IMMEDIATE")
         for job in group:
-            connection.exec_driver_sql("SAVEPOINT work")
+            if alone:  # the transaction itself is its savepoint
+                done.append((job, job.work(connection)))
+                break
+            _control(connection, "SAVEPOINT work")
             try:
                 done.append((job, job.work(connection)))
             except Exception as error:
-                connection.exec_driver_sql("ROLLBACK TO work")
+                _control(connection, "ROLLBACK TO work")
                 _answer(job, error=error)
-            connection.exec_driver_sql("RELEASE work")
-        connection.exec_driver_sql("COMMIT")
+            _control(connection, "RELEASE work")
+        _control(connection, "COMMIT")
     except Exception as error:
         with contextlib.suppress(Exception):
-            connection.exec_driver_sql("ROLLBACK")
+            _control(connection, "ROLLBACK")
         for job in group:
             _answer(job, error=error)
         return
     for job, result in done:
         _answer(job, result)
+
+
+def _control(connection: Connection, statement: str) -> None:
+    """A statement without parameters or rows, past SQLAlchemy's layers: they cost more than SQLite does. Fails with SQLAlchemy's errors all the same."""
+    raw = connection.connection.dbapi_connection
+    assert isinstance(raw, sqlite3.Connection)
+    try:
+        raw.execute(statement)
+    except sqlite3.Error as error:
+        raise OperationalError(statement, None, error) from error
 
 
 def _answer(job: _Job[Any], result: Any = None, error: Exception | None = None) -> None:

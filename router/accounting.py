@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, bindparam, delete, insert, select, text
 
 from adapters.cost import cost
 from adapters.errors import BackendError
@@ -87,6 +87,10 @@ class Settlement(Struct, frozen=True):
     ended_at: float
 
 
+# Built once: SQLAlchemy's building and hashing of a statement costs more than SQLite's running it.
+_INSERT_LEDGER = insert(ledger)
+_INSERT_RESERVATION = insert(reservations)
+_CLOSE = delete(reservations).where(reservations.c.request_id == bindparam("id")).returning(reservations.c.amount, reservations.c.attempt)
 _TOUCH_BUDGETS = text(
     "INSERT INTO budgets (tenant, period, cap, spent, reserved) VALUES (:tenant, :day, :day_cap, :spent, :amount), (:tenant, :month, :month_cap, :spent, :amount) "
     "ON CONFLICT (tenant, period) DO UPDATE SET cap = excluded.cap, spent = budgets.spent + excluded.spent, reserved = budgets.reserved + excluded.reserved "
@@ -173,7 +177,7 @@ class Accounting:
 
         def work(connection: Connection) -> None:
             _touch(connection, booking, reserved=plan.amount, spent=0)
-            connection.execute(insert(reservations), self._reservation_row(booking))
+            connection.execute(_INSERT_RESERVATION, self._reservation_row(booking))
 
         await self._database.write(work)
 
@@ -206,11 +210,11 @@ class Accounting:
             # The reservation first, then the counters: the order of every other work, so that none waits for another in a circle.
             if _close(connection, booking) is not None:
                 _touch(connection, booking, reserved=plan.amount - booking.plan.amount, spent=settlement.cost)
-                connection.execute(insert(ledger), row)
+                connection.execute(_INSERT_LEDGER, row)
             else:
                 _correct(connection, booking, row)
                 _touch(connection, booking, reserved=plan.amount, spent=0)
-            connection.execute(insert(reservations), self._reservation_row(following))
+            connection.execute(_INSERT_RESERVATION, self._reservation_row(following))
 
         await self._database.write(work)
         booking.attempt, booking.plan = following.attempt, following.plan
@@ -225,7 +229,7 @@ class Accounting:
                 _correct(connection, booking, row)
             elif closed.attempt == booking.attempt:
                 _touch(connection, booking, reserved=-closed.amount, spent=settlement.cost, force=True)
-                connection.execute(insert(ledger), row)
+                connection.execute(_INSERT_LEDGER, row)
             else:  # the next attempt was booked and nobody learned of it, so this one is booked too and the next one never began
                 _touch(connection, booking, reserved=-closed.amount, spent=0, force=True)
 
@@ -332,8 +336,7 @@ class _Closed(NamedTuple):
 
 def _close(connection: Connection, booking: Booking) -> _Closed | None:
     """Take the request's reservation away. None where it was recovered or settled before."""
-    closing = delete(reservations).where(reservations.c.request_id == booking.request_id).returning(reservations.c.amount, reservations.c.attempt)
-    found = connection.execute(closing).one_or_none()
+    found = connection.execute(_CLOSE, {"id": booking.request_id}).one_or_none()
     return None if found is None else _Closed(found.amount, found.attempt)
 
 
@@ -344,7 +347,7 @@ def _correct(connection: Connection, booking: Booking, row: dict[str, object]) -
         return  # settled before: settling is idempotent
     difference = {column: _number(row[column]) - sum(_number(entry[column]) for entry in booked) for column in _ADDITIVE}
     _touch(connection, booking, reserved=0, spent=difference["cost"], force=True)
-    connection.execute(insert(ledger), {**row, **difference, "entry": "correction", "reserved": 0})
+    connection.execute(_INSERT_LEDGER, {**row, **difference, "entry": "correction", "reserved": 0})
 
 
 def _number(value: object) -> int:
@@ -385,5 +388,5 @@ def recover(connection: Connection, worker: str, now: float) -> int:
                 .where(budgets.c.tenant == booking.tenant, budgets.c.period == period)
                 .values(spent=budgets.c.spent + plan.amount, reserved=budgets.c.reserved - plan.amount)
             )
-        connection.execute(insert(ledger), Accounting._ledger_row(booking, settlement, "recovery"))
+        connection.execute(_INSERT_LEDGER, Accounting._ledger_row(booking, settlement, "recovery"))
     return len(rows)

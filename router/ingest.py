@@ -30,6 +30,7 @@ def main() -> None:
     settings = launch.settings()
 
     from retrieval.ingest import Ingestor
+    from retrieval.parse import Limits
 
     database = open_state(settings)
     stopping = threading.Event()
@@ -41,7 +42,7 @@ def main() -> None:
 
     threading.Thread(target=stop_with_supervisor, daemon=True).start()
     with BlockingEmbedder(socket_path(settings.home)) as embedder:
-        ingestor = Ingestor(database, open_blobs(settings), embedder)
+        ingestor = Ingestor(database, open_blobs(settings), embedder, limits=Limits(bytes=settings.upload_max_mb * 2**20))
         while not stopping.is_set():
             try:
                 if ingestor.run_once():

@@ -1,0 +1,3 @@
+from tests.router.cli.kit import headgate
+
+__all__ = ["headgate"]

@@ -1,0 +1,77 @@
+"""The OpenAPI document is complete, and the two pages are whole in themselves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.serving import Service, serving
+
+POLICY = "version: 1\ndefault: extractive\n"
+
+
+async def fetch(service: Service, path: str) -> tuple[int, str, Any]:
+    async with aiohttp.ClientSession() as session, session.get(service.url + path) as answer:
+        return answer.status, answer.content_type, await (answer.json(content_type=None) if "json" in answer.content_type else answer.text())
+
+
+@pytest.fixture
+async def document(tmp_path: Path) -> dict[str, Any]:
+    async with serving(POLICY, tmp_path) as service:
+        status, _, found = await fetch(service, "/schema/openapi.json")
+    assert status == 200
+    answer: dict[str, Any] = found
+    return answer
+
+
+def test_a_chat_is_described_with_its_body(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/v1/chat/completions"]["post"]
+    body = document["components"]["schemas"][operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]]
+    assert {"model", "messages", "stream", "tools", "headgate"} <= body["properties"].keys()
+    assert sorted(body["required"]) == ["messages", "model"]
+    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+
+
+def test_every_route_that_takes_a_body_describes_it(document: dict[str, Any]) -> None:
+    bare = [f"{method} {path}" for path, item in document["paths"].items() for method, operation in item.items() if method in ("post", "put") and "requestBody" not in operation]
+    assert bare == []
+
+
+def test_every_reference_in_the_document_leads_to_a_schema(document: dict[str, Any]) -> None:
+    references = re.findall(r"'\$ref': '([^']+)'", repr(document))
+    assert references
+    assert {reference.rpartition("/")[2] for reference in references} <= document["components"]["schemas"].keys()
+    assert all(reference.startswith("#/components/schemas/") for reference in references)
+
+
+def test_only_what_opens_without_a_key_says_so(document: dict[str, Any]) -> None:
+    unlocked = {path for path, item in document["paths"].items() for operation in item.values() if operation["security"] == []}
+    assert unlocked == {"/health", "/health/live", "/health/ready"}
+
+
+async def test_the_pages_open_without_a_key_and_load_nothing_from_elsewhere(tmp_path: Path) -> None:
+    async with serving(POLICY, tmp_path) as service:
+        for path in ("/", "/docs"):
+            status, kind, text = await fetch(service, path)
+            assert (status, kind) == (200, "text/html")
+            assert not re.findall(r"(?:src|href)=[\"'](?!/)|https?://|url\(|@import", text)
+            for target in re.findall(r"href=\"(/[^\"]*)\"", text):
+                assert (await fetch(service, target))[0] == 200
+
+
+async def test_a_path_that_only_begins_like_an_open_one_is_not_open(tmp_path: Path) -> None:
+    async with serving(POLICY, tmp_path) as service:
+        for path in ("/healthy", "/docs-internal", "/schemas"):
+            assert (await fetch(service, path))[0] == 404
+
+
+async def test_an_unknown_path_is_answered_in_our_shape_with_a_request_id(tmp_path: Path) -> None:
+    async with serving(POLICY, tmp_path) as service, aiohttp.ClientSession() as session, session.get(f"{service.url}/v2/nothing") as answer:
+        assert answer.status == 404
+        assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+        assert (await answer.json())["error"]["code"] == "not_found"
+        assert "/docs" in (await answer.json())["error"]["message"]
