@@ -92,7 +92,8 @@ _INSERT_LEDGER = insert(ledger)
 _INSERT_RESERVATION = insert(reservations)
 _CLOSE = delete(reservations).where(reservations.c.request_id == bindparam("id")).returning(reservations.c.amount, reservations.c.attempt)
 _TOUCH_BUDGETS = text(
-    "INSERT INTO budgets (tenant, period, cap, spent, reserved) VALUES (:tenant, :day, :day_cap, :spent, :amount), (:tenant, :month, :month_cap, :spent, :amount) "
+    "INSERT INTO budgets (tenant, period, cap, spent, reserved) "
+    "VALUES (:tenant, :day, :day_cap, :spent, :amount), (:tenant, :month, :month_cap, :spent, :amount) "
     "ON CONFLICT (tenant, period) DO UPDATE SET cap = excluded.cap, spent = budgets.spent + excluded.spent, reserved = budgets.reserved + excluded.reserved "
     "WHERE :force = 1 OR budgets.spent + budgets.reserved + excluded.spent + excluded.reserved <= excluded.cap"
 )

@@ -151,9 +151,8 @@ class Exchange:
             return
         question = next((message.text for message in reversed(self.call.request.messages) if message.role == "user"), "")
         await self.gateway.require_stores(self.principal.tenant, stores, self.call.stores_param)
-        found = await self.gateway.search(
-            SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=self.call.search_limit or self.active.policy.grounding(self.principal.tenant).limit)
-        )
+        limit = self.call.search_limit or self.active.policy.grounding(self.principal.tenant).limit
+        found = await self.gateway.search(SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit))
         self.passages = found.passages
         if found.passages:
             self.data_class = highest(self.data_class, found.data_class)
@@ -163,8 +162,8 @@ class Exchange:
     async def events(self) -> AsyncGenerator[Event, None]:
         """Moderated events of the first candidate that answers; `finished`, `usage`, `cost` and `citations` hold once it ends.
 
-        A failure before the first delivered delta (of a whole answer: before its end) tries the next candidate; after it, or when none is left, a `BackendError` (or an
-        `ApiError`, for a budget that allows nothing) is raised. Only deltas are yielded.
+        A failure before the first delivered delta (of a whole answer: before its end) tries the next candidate; after it, or when none is
+        left, a `BackendError` (or an `ApiError`, for a budget that allows nothing) is raised. Only deltas are yielded.
         """
         failure: BaseException | None = None
         self._generating = True

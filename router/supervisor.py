@@ -128,18 +128,21 @@ class Supervisor:
             database = open_state(settings)
             made = self._prepare(database)
         except BaseException:
+            listener.close()
             for process in starting:
                 process.kill()
                 process.wait()
             raise
-        if with_compute:
-            self._add("compute", lambda child: self._spawn("router.compute", "--socket", str(socket_path(settings.home)), "--config", self._launch.config))
-            if installed("faiss"):
-                self._add("ingest", lambda child: self._spawn("router.ingest", "--config", self._launch.config))
         for number in range(settings.workers):
             self._add(f"worker-{number}", lambda child: self._order_worker(child, listener, starting, with_compute))
-        url = f"http://{settings.host}:{port}"
-        self._watch(database, lambda: self._announce_ready(url, made))
+
+        def ready() -> None:
+            self._announce_ready(f"http://{settings.host}:{port}", made)
+            # Only now: the libraries of the local models take seconds to load, on the cores that the workers start on.
+            if with_compute:
+                self._add_compute()
+
+        self._watch(database, ready)
         return self._stop(database)
 
     # --- before the first request ------------------------------------------------------------------------------------------------------------
@@ -196,8 +199,14 @@ class Supervisor:
     def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._launch.command(module, *arguments), stdin=subprocess.PIPE, env={**self._launch.environ()})
 
+    def _add_compute(self) -> None:
+        socket_file, config = str(socket_path(self._settings.home)), self._launch.config
+        self._add("compute", lambda child: self._spawn("router.compute", "--socket", socket_file, "--config", config))
+        if installed("faiss"):
+            self._add("ingest", lambda child: self._spawn("router.ingest", "--config", config))
+
     def _spawn_worker(self, listener: socket.socket) -> subprocess.Popen[bytes]:
-        command = self._launch.command("router.worker")
+        command = self._launch.command("router.worker", msgspec.json.encode(self._launch).decode())
         return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(listener.fileno(), self._ready_write), env={**self._launch.environ()})
 
     def _order_worker(self, child: Child, listener: socket.socket, waiting: list[subprocess.Popen[bytes]], compute: bool) -> subprocess.Popen[bytes]:

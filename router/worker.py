@@ -1,12 +1,14 @@
 """A gateway worker: serves HTTP on the supervisor's socket. It imports neither torch nor FAISS.
 
-It is started early and imports everything at once; then it waits for one line on standard input (`Orders`), so that its imports run while
-the supervisor prepares the database. When standard input closes, the supervisor is gone, and the worker stops as for SIGTERM.
+It is started early and imports everything at once, what the policy file's backends need included; then it waits for one line on standard
+input (`Orders`), so that its imports run while the supervisor prepares the database. When standard input closes, the supervisor is gone,
+and the worker stops as for SIGTERM.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import math
 import os
@@ -20,11 +22,13 @@ import uvicorn
 import uvloop
 from msgspec import Struct
 
+from adapters.backend import BackendContext, create_backend
 from config.secretfile import load_secret
+from policies.load import load_policy
 from router.app import create_app
 from router.backends import load_kinds
 from router.compute.client import ComputeClient
-from router.gateway import Gateway, socket_path
+from router.gateway import Gateway, known_price, socket_path
 from router.launch import Launch, open_documents, open_state
 from router.telemetry import configure_logging
 
@@ -44,10 +48,21 @@ class Orders(Struct, frozen=True):
 
 
 def main() -> None:
-    """Wait for orders, then serve until told to stop."""
+    """Warm up, wait for orders, then serve until told to stop."""
+    warm_up(msgspec.json.decode(sys.argv[1], type=Launch))
     line = sys.stdin.buffer.readline()
     if line:
         uvloop.run(serve(msgspec.json.decode(line, type=Orders)))
+
+
+def warm_up(launch: Launch) -> None:
+    """Make the policy file's backends once, for what that imports. What is wrong with the file is the supervisor's to say."""
+    with contextlib.suppress(ValueError, OSError):
+        settings = launch.settings()
+        load_kinds(settings)
+        policy = load_policy(launch.text(), launch.config, price_of=known_price)
+        for name, backend in policy.backends.items():
+            create_backend(name, backend.spec, BackendContext(environ=launch.environ()))
 
 
 async def serve(orders: Orders) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from load_kit import LoadKit, Missing  # noqa: E402
-from processes import ROOT, Process, serve  # noqa: E402
+from load_kit import LoadKit, Missing
+from processes import ROOT, Process, serve
 
 POLICY = """\
 version: 1

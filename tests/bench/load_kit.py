@@ -64,9 +64,22 @@ class LoadKit:
         path.write_text(json.dumps(body))
         return path
 
-    def load(self, port: int, body: Path, *, connections: int, seconds: float, headers: dict[str, str], rate: float | None = None, chunks: int | None = None) -> Any:
-        """One run of the load generator. Without `rate` every connection sends its next request as soon as it was answered; with it,
-        requests start on a fixed schedule and latency counts from there. Raises `RuntimeError` where anything but an answer came."""
+    def load(
+        self,
+        port: int,
+        body: Path,
+        *,
+        connections: int,
+        seconds: float,
+        headers: dict[str, str],
+        rate: float | None = None,
+        chunks: int | None = None,
+    ) -> Any:
+        """One run of the load generator.
+
+        Without `rate` every connection sends its next request as soon as it was answered; with it, requests start on a fixed schedule and
+        latency counts from there. Raises `RuntimeError` where anything but an answer came.
+        """
         command = [str(self.folder / "loadgen"), "-u", f"127.0.0.1:{port}", "-p", "/v1/chat/completions", "-B", str(body), "-w", "0"]
         command += ["-c", str(connections), "-d", str(seconds)]
         for name, value in headers.items():
@@ -85,7 +98,8 @@ class LoadKit:
     def bare(self, variant: str, upstream: int, core: int) -> Iterator[tuple[Process, int]]:
         """A proxy of few layers without any feature, as the figure to compare with."""
         port = free_port()
-        command = [sys.executable, "-m", "uvicorn", "--app-dir", str(self.source), "--port", str(port), "--no-access-log", "--log-level", "error", "variants:app"]
+        command = [sys.executable, "-m", "uvicorn", "--app-dir", str(self.source), "--port", str(port)]
+        command += ["--no-access-log", "--log-level", "error", "variants:app"]
         environment = {**os.environ, "VARIANT": variant, "UPSTREAM": f"http://127.0.0.1:{upstream}"}
         started = subprocess.Popen(pinned(core, command), env=environment)
         try:

@@ -23,11 +23,13 @@ from config.settings import Settings
 from policies import schema
 from policies.access import PLATFORM_MATRIX, TENANT_MATRIX
 from policies.decide import STATUS
+from policies.load import load_policy
 from policies.moderation.rules import DENY_LIST, RULES
 from router.app import _CODES, create_app
 from router.backends import load_kinds
 from router.cli import cli
-from router.gateway import Gateway
+from router.gateway import Gateway, known_price
+from router.launch import DEFAULT_POLICY
 from router.tables import ledger
 from router.telemetry import Metrics
 from router.wire.openai_chat import Hints
@@ -69,7 +71,9 @@ def own(spec: type[BackendSpec], *parents: type[Struct]) -> list[msgspec.structs
     """The fields that a kind adds, or whose default or type it changes."""
     inherited = {field.name: field for parent in parents for field in msgspec.structs.fields(parent)}
     fields = msgspec.structs.fields(spec)
-    return [field for field in fields if field.name not in inherited or (field.type, field.default) != (inherited[field.name].type, inherited[field.name].default)]
+    return [
+        field for field in fields if field.name not in inherited or (field.type, field.default) != (inherited[field.name].type, inherited[field.name].default)
+    ]
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
@@ -82,7 +86,11 @@ def test_every_variable_that_the_code_reads_is_documented() -> None:
     for folder in ("config", "adapters", "policies", "retrieval", "router"):
         for file in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"HEADGATE_[A-Z_]*[A-Z]|DATABASE_URL|[A-Z]+_API_KEY", node.value):
+                if (
+                    isinstance(node, ast.Constant)
+                    and isinstance(node.value, str)
+                    and re.fullmatch(r"HEADGATE_[A-Z_]*[A-Z]|DATABASE_URL|[A-Z]+_API_KEY", node.value)
+                ):
                     read.add(node.value)
     assert {"DATABASE_URL", "HEADGATE_CONFIG", "OPENAI_API_KEY"} <= read
     assert read <= documented
@@ -164,7 +172,9 @@ def test_every_route_is_documented_with_the_action_it_needs(app: Litestar) -> No
 
 def test_every_role_is_documented_with_its_actions() -> None:
     rows = {(row[0], row[1]): row[2] for row in table(page("api.md"), "Roles")}
-    expected = {(role, "tenant"): actions for role, actions in TENANT_MATRIX.items()} | {(role, "platform"): actions for role, actions in PLATFORM_MATRIX.items()}
+    expected = {(role, "tenant"): actions for role, actions in TENANT_MATRIX.items()} | {
+        (role, "platform"): actions for role, actions in PLATFORM_MATRIX.items()
+    }
     assert rows.keys() == expected.keys()
     for key, actions in expected.items():
         shown = rows["owner", "tenant"] if rows[key] == "the same" else rows[key]
@@ -235,9 +245,11 @@ def test_every_command_is_documented() -> None:
     assert sorted(row[0] for row in table(page("cli.md"))) == sorted(commands(cli, "headgate"))
 
 
-def test_the_commented_keys_of_the_default_policy_are_real() -> None:
-    """The default policy explains itself by examples behind `#`: with all of them switched on it must be valid, section by section."""
-    text = (ROOT / "config" / "defaults" / "headgate.yaml").read_text(encoding="utf-8")
-    sections = {name for name in re.findall(r"^# ([a-z]+):", text, re.MULTILINE)} | set(yaml.safe_load(text))
-    assert sections <= set(schema.PolicyFile.__struct_fields__)
-    assert set(schema.PolicyFile.__struct_fields__) <= sections
+def test_the_default_policy_with_every_commented_example_switched_on_is_valid_and_shows_every_section() -> None:
+    load_kinds(Settings())
+    text = DEFAULT_POLICY.read_text(encoding="utf-8")
+    switched_on = re.sub(r"^( *)# ([a-z_]+:| {2,})", r"\1\2", text.replace("  output: [secrets]\n", "", 1), flags=re.MULTILINE)
+    policy = load_policy(switched_on, price_of=known_price)
+    assert policy.backends.keys() == {"openai", "anthropic", "gemini", "local", "cluster", "extractive"}
+    assert (len(policy.file.rules), policy.file.tenants["acme"].budget_usd.month) == (3, 200)
+    assert set(yaml.safe_load(switched_on)) == set(schema.PolicyFile.__struct_fields__)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from adapters.cost import cost
 from adapters.types import Usage
@@ -42,12 +42,20 @@ async def read_books(database: Database) -> Books:
     return await database.read(read)
 
 
+async def read_budgets(database: Database) -> list[Row]:
+    return await database.read(lambda connection: [dict(row) for row in connection.execute(select(budgets)).mappings()])
+
+
+async def open_calls(database: Database) -> int:
+    return await database.read(lambda connection: connection.execute(select(func.count()).select_from(reservations)).scalar_one())
+
+
 async def settled_books(database: Database, seconds: float = 20.0) -> Books:
     """The books once no reservation is open; fails when one stays open."""
     async with asyncio.timeout(seconds):
-        while (books := await read_books(database)).reservations:
+        while await open_calls(database):  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.02)
-    return books
+    return await read_books(database)
 
 
 @dataclass
@@ -66,7 +74,7 @@ async def watching(database: Database, tenant: str, caps: dict[str, int]) -> Asy
 
     async def look() -> None:
         while True:
-            for row in (await read_books(database)).budgets:
+            for row in await read_budgets(database):
                 if row["tenant"] == tenant:
                     period = row["period"].partition(":")[0]
                     watch.peak[period] = max(watch.peak[period], row["spent"] + row["reserved"])
@@ -131,9 +139,7 @@ def check_rows(rows: Sequence[Row], *, killed: bool) -> None:
         assert row["entry"] == "settlement" or (killed and row["entry"] == "recovery"), row
         attempts[row["request_id"]].append(row["attempt"])
         price = msgspec.json.decode(row["price"], type=Price)
-        usage = Usage(
-            row["input_tokens"], row["output_tokens"], cache_read_input_tokens=row["cache_read_input_tokens"], reasoning_output_tokens=row["reasoning_output_tokens"]
-        )
+        usage = Usage(row["input_tokens"], row["output_tokens"], cache_read_input_tokens=row["cache_read_input_tokens"])
         if row["entry"] == "recovery":
             assert (row["outcome"], row["usage_source"], row["cost"]) == ("crashed", "estimated", row["reserved"])
         else:

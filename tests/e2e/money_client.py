@@ -117,7 +117,7 @@ def _request(plan: Plan, key: str) -> bytes:
         "stream": plan.stream,
     }
     payload = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {key}\r\ncontent-length: {len(payload)}\r\n\r\n"
     return head.encode() + payload
 
 

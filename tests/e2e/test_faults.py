@@ -48,7 +48,9 @@ class Fault:
 FAULTS = {
     "connection refused": Fault(None, 503, "backend_unavailable", free=True),
     "401": Fault(lambda: failing("openai", 401, "invalid_api_key"), 502, "backend_authentication_failed", free=True),
-    "429 with Retry-After": Fault(lambda: failing("openai", 429, "rate_limit_exceeded", retry_after="7"), 429, "backend_rate_limited", free=True, retry_after="7"),
+    "429 with Retry-After": Fault(
+        lambda: failing("openai", 429, "rate_limit_exceeded", retry_after="7"), 429, "backend_rate_limited", free=True, retry_after="7"
+    ),
     "500": Fault(lambda: failing("openai", 500, "server_error"), 502, "provider_error", free=True),
     "503": Fault(lambda: failing("openai", 503, "overloaded"), 503, "backend_overloaded", free=True),
     "200 with HTML": Fault(lambda: Reply([HTML], headers={"content-type": "text/html"}), 502, "provider_error"),
@@ -81,7 +83,8 @@ class Seen:
 
 async def ask(url: str, key: str, *, stream: bool) -> Seen:
     body = {"model": "auto", "messages": [{"role": "user", "content": "Count."}], "stream": stream}
-    async with aiohttp.ClientSession() as session, session.post(f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}) as response:
+    bearer = {"authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(headers=bearer) as session, session.post(f"{url}/v1/chat/completions", json=body) as response:
         content = await response.text()
         headers = {name.lower(): value for name, value in response.headers.items()}
     if headers["content-type"].startswith("application/json"):

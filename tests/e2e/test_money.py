@@ -9,7 +9,8 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,9 @@ import pytest
 
 from adapters.cost import picodollars
 from config.database import Database, open_database
-from tests.e2e.money_books import check_books, read_books, settled_books, watching
+from tests.e2e.money_books import check_books, open_calls, read_books, read_budgets, settled_books, watching
 from tests.e2e.money_client import Asked, ask, random_plan
-from tests.serving import Serve, served, serving, until
+from tests.serving import ROOT, Serve, served, serving, until
 
 CLIENTS = 100
 POLICY = """
@@ -47,23 +48,34 @@ class Crowd:
     key: str
     seed: int
     asked: list[Asked] = field(default_factory=list)
+    going_home: bool = False
 
-    async def run(self, requests: int | None = None, seconds: float | None = None) -> None:
-        """Every client sends so many requests, or goes on for so long."""
-        end = None if seconds is None else asyncio.get_running_loop().time() + seconds
+    async def run(self, requests: int | None = None) -> None:
+        """Every client sends so many requests, or goes on until `going_home`."""
+        self.going_home = False
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
-                group.create_task(self._client(random.Random(self.seed * 1000 + number), requests, end))
+                group.create_task(self._client(random.Random(self.seed * 1000 + number), requests))
         self.seed += 1
 
-    async def _client(self, chance: random.Random, requests: int | None, end: float | None) -> None:
+    async def _client(self, chance: random.Random, requests: int | None) -> None:
         sent = 0
-        while (requests is None or sent < requests) and (end is None or asyncio.get_running_loop().time() < end):
+        while sent != requests and not self.going_home:
             asked = await ask(self.url, self.key, random_plan(chance))
             self.asked.append(asked)
             sent += 1
             if asked.ended == "lost" or asked.status == 402:
                 await asyncio.sleep(chance.uniform(0.05, 0.2))
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """The clients go on as long as the block runs."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.run())
+            try:
+                yield
+            finally:
+                self.going_home = True
 
 
 def caps(day: float, month: float) -> dict[str, int]:
@@ -81,7 +93,11 @@ async def crowd_in_process(tmp_path: Path, database_url: str, *, budget: float, 
     async with serving(policy, tmp_path, database_url=database_url) as service:
         crowd = Crowd(service.url, service.key, seed=1)
         async with watching(service.database, "acme", limits) as watch:
-            await crowd.run(requests, seconds)
+            if seconds is None:
+                await crowd.run(requests)
+            else:
+                async with crowd.at_work():
+                    await asyncio.sleep(seconds)
         books = await settled_books(service.database)
         figures = check_books(books, crowd.asked, bills, "acme", limits)
     assert figures.counts["refused 402"], "the budget was to run out"
@@ -93,12 +109,11 @@ async def crowd_in_process(tmp_path: Path, database_url: str, *, budget: float, 
 @asynccontextmanager
 async def whole(home: Path, policy: str, variables: dict[str, str]) -> AsyncIterator[Serve]:
     """`headgate serve` with two workers and without the extras' processes."""
-    home.mkdir(exist_ok=True)
-    (home / "base").mkdir(exist_ok=True)
-    (home / "base" / "sitecustomize.py").write_text(WITHOUT_MODELS)
+    base = home / "base"
+    base.mkdir(parents=True, exist_ok=True)
+    (base / "sitecustomize.py").write_text(WITHOUT_MODELS)
     (home / "policy.yaml").write_text(policy)
-    root = Path(__file__).resolve().parents[2]
-    starting = served(home, "--config", str(home / "policy.yaml"), "--workers", "2", PYTHONPATH=f"{home / 'base'}{os.pathsep}{root}", **variables)
+    starting = served(home, "--config", str(home / "policy.yaml"), "--workers", "2", PYTHONPATH=f"{base}{os.pathsep}{ROOT}", **variables)
     serve = await asyncio.to_thread(starting.__enter__)
     try:
         yield serve
@@ -129,16 +144,17 @@ async def kill_everything(serve: Serve) -> None:
     await asyncio.to_thread(serve.process.wait)
 
 
-async def while_reserved(database: Database, act: Callable[[], Awaitable[None]]) -> None:
+async def while_reserved(database: Database, home: Path, act: Callable[[], Awaitable[None]]) -> None:
     """Do it at a moment when calls are open."""
-    async with asyncio.timeout(10):
-        while len((await read_books(database)).reservations) < 5:
-            await asyncio.sleep(0.005)
+    end = time.monotonic() + 20
+    while await open_calls(database) < 5:
+        assert time.monotonic() < end, f"no calls are open: {await read_budgets(database)} {(home / 'stderr.log').read_text()[-5000:]}"
+        await asyncio.sleep(0.005)
     await act()
 
 
-async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float, phases: Sequence[float], worker_kills: int) -> None:
-    """Phases of so many seconds. Workers are killed in each; the last thing in every phase but the last is `kill -9` of everything."""
+async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float, phases: int, worker_kills: int, pause: float) -> None:
+    """In every phase workers are killed; a phase ends with `kill -9` of everything, but for the last. `pause` seconds pass before each kill."""
     home = tmp_path / "home"
     bills = tmp_path / "bills.jsonl"
     policy = POLICY.format(bills=str(bills), tenant="default", day=budget * 1.2, month=budget)
@@ -148,20 +164,20 @@ async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float
     crowd = Crowd("", "", seed=2)
     kills = 0
     chance = random.Random(3)
-    for number, seconds in enumerate(phases):
+    for number in range(phases):
         async with whole(home, policy, variables) as serve:
             crowd.url, crowd.key = serve.url, crowd.key or serve.keys["chat"]
             database = database or open_database(postgres or f"sqlite:///{home / 'headgate.db'}")
-            async with watching(database, "default", limits):
-                running = asyncio.create_task(crowd.run(seconds=seconds))
+            async with watching(database, "default", limits), crowd.at_work():
                 for _ in range(worker_kills):
-                    await while_reserved(database, lambda serve=serve: kill_a_worker(serve, chance))  # type: ignore[misc]
+                    await asyncio.sleep(pause)
+                    await while_reserved(database, home, lambda serve=serve: kill_a_worker(serve, chance))  # type: ignore[misc]
                     kills += 1
-                if number < len(phases) - 1:
-                    await while_reserved(database, lambda serve=serve: kill_everything(serve))  # type: ignore[misc]
+                await asyncio.sleep(pause)
+                if number < phases - 1:
+                    await while_reserved(database, home, lambda serve=serve: kill_everything(serve))  # type: ignore[misc]
                     kills += 1
-                await running
-            if number == len(phases) - 1:
+            if number == phases - 1:
                 books = await settled_books(database)
     assert database is not None
     try:
@@ -181,7 +197,7 @@ async def test_a_crowd_never_overspends_and_the_ledger_equals_the_bill(tmp_path:
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 async def test_the_books_survive_killed_workers_and_a_killed_service(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     postgres = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
-    await crowd_and_kills(tmp_path, postgres, budget=0.8, phases=(2.0, 2.5), worker_kills=1)
+    await crowd_and_kills(tmp_path, postgres, budget=0.8, phases=2, worker_kills=1, pause=0.5)
 
 
 @pytest.mark.long
@@ -193,4 +209,4 @@ async def test_a_crowd_never_overspends_for_a_minute(tmp_path: Path, database_ur
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 async def test_the_books_survive_many_kills(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     postgres = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
-    await crowd_and_kills(tmp_path, postgres, budget=8.0, phases=(15.0, 15.0, 15.0, 15.0), worker_kills=3)
+    await crowd_and_kills(tmp_path, postgres, budget=40.0, phases=4, worker_kills=3, pause=3.0)

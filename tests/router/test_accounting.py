@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from sqlalchemy import func, select
 
@@ -165,3 +166,55 @@ async def test_random_histories_keep_the_counters_equal_to_the_ledger(database: 
     assert month["spent"] == total <= cap
     assert month["reserved"] == 0
     assert await rows(database, reservations) == []
+
+
+async def test_a_fallback_after_a_recovery_corrects_the_first_attempt_and_reserves_the_second_whole(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps())
+    await database.write(lambda connection: recover(connection, "w1", time.time()))
+    failed = measured(record(Usage(input_tokens=10, output_tokens=5, source="estimated")), booking.plan, StreamBroken("cut"))
+    await books.next_attempt(booking, failed, plan(200, 10))
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(30_000_000, plan(200, 10).amount)}
+    await books.settle(booking, measured(record(Usage(input_tokens=1, output_tokens=1)), booking.plan, None))
+    assert [(row["attempt"], row["entry"]) for row in await rows(database, ledger)] == [(1, "recovery"), (1, "correction"), (2, "settlement")]
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(35_000_000, 0)}
+
+
+async def test_a_fallback_that_was_booked_unknown_to_its_worker_is_closed_without_a_second_row(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps())
+    before = msgspec.structs.replace(booking)
+    failed = measured(record(Usage(input_tokens=10, output_tokens=5, source="estimated")), booking.plan, StreamBroken("cut"))
+    await books.next_attempt(booking, failed, plan(200, 10))
+    await books.settle(before, failed)  # the database went away before it answered: the worker knows of the first attempt only
+    (row,) = await rows(database, ledger)
+    assert (row["attempt"], row["cost"]) == (1, 30_000_000)
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(30_000_000, 0)}
+    assert await rows(database, reservations) == []
+
+
+async def test_a_reservation_of_unknown_fate_is_released_without_a_row_whether_it_was_made_or_not(database: Database) -> None:
+    books = Accounting(database, "w1")
+    made = await reserve(books, "r1", Caps())
+    await books.release(made)
+    await books.release(made)
+    await books.release(books.booking("r2", "acme", "key", 1, Caps(), plan()))
+    assert await rows(database, ledger) == await rows(database, reservations) == []
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(0, 0)}
+
+
+async def test_recoveries_and_settlements_at_the_same_time_do_not_wait_in_a_circle(database: Database) -> None:
+    books = Accounting(database, "w1")
+    bookings = [await reserve(books, f"r{number}", Caps()) for number in range(40)]
+    settling = [books.settle(booking, measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None)) for booking in bookings]
+    recovering = [database.write(lambda connection: recover(connection, "w1", time.time())) for _ in range(4)]
+    await asyncio.gather(*settling[:20], *recovering, *settling[20:])
+    total = await database.read(lambda connection: connection.execute(select(func.sum(ledger.c.cost))).scalar_one())
+    assert int(total) == 40 * 30_000_000
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(40 * 30_000_000, 0)}
+
+
+def test_an_estimate_for_a_free_backend_without_a_limit_counts_what_was_delivered() -> None:
+    free = AttemptPlan("local", "local", "llama", Price(input=0, output=0), 100, 0, 0, "default", time.time())
+    settlement = measured(record(Usage(input_tokens=10, output_tokens=90, source="estimated"), delivered=360), free, asyncio.CancelledError())
+    assert (settlement.usage.output_tokens, settlement.cost) == (90, 0)

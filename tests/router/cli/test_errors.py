@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.router.cli.kit import Command
+from tests.serving import headgate as run_headgate
 
 BAD_POLICY = "version: 1\nbackend: {}\nrules:\n  - {name: a, use: [nope]}\ndefault: extractive\n"
 
@@ -44,7 +45,6 @@ BAD_POLICY = "version: 1\nbackend: {}\nrules:\n  - {name: a, use: [nope]}\ndefau
         (["policy", "explain", "--body", "notes.md"], 1, "Send a JSON object"),
         (["policy", "rollback", "7"], 1, "headgate policy versions"),
         (["policy", "rollback", "last"], 2, "not a valid integer"),
-        (["serve", "--config", "bad.yaml", "--port", "0"], 2, "did you mean 'backends'?"),
         (["serve", "--port", "99999"], 2, "0<=x<=65535"),
         (["serve", "--workers", "0"], 2, "1<=x<=256"),
         (["serv"], 2, "No such command 'serv'"),
@@ -62,7 +62,7 @@ def test_wrong_input_is_refused_with_what_to_do_next(headgate: Command, tmp_path
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("command", [["tenants", "list"], ["documents", "list"], ["usage"], ["ledger", "export"], ["policy", "versions"], ["serve", "--port", "0"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["tenants", "list"], ["documents", "list"], ["usage"], ["ledger", "export"], ["policy", "versions"]], ids=" ".join)
 @pytest.mark.parametrize(
     ("variables", "status", "says"),
     [
@@ -82,11 +82,22 @@ def test_a_wrong_variable_is_named(headgate: Command, tmp_path: Path, command: l
     assert "hidden" not in done.err
 
 
-def test_a_weak_admin_key_is_refused_without_being_repeated(headgate: Command) -> None:
-    done = headgate("serve", "--port", "0", HEADGATE_ADMIN_KEY="changeme-please-now")
-    assert done.status == 2
-    assert "HEADGATE_ADMIN_KEY is refused: it is well known" in done.err
-    assert "changeme" not in done.err
+@pytest.mark.parametrize(
+    ("variables", "status", "says"),
+    [
+        ({"HEADGATE_CONFIG": "bad.yaml"}, 2, "did you mean 'backends'?"),
+        ({"HEADGATE_ADMIN_KEY": "changeme-please-now"}, 2, "HEADGATE_ADMIN_KEY is refused: it is well known"),
+        ({"DATABASE_URL": "postgresql://me:hidden@127.0.0.1:1/x"}, 1, "check DATABASE_URL"),
+        ({"HEADGATE_HOME": "bad.yaml/var"}, 1, "set HEADGATE_HOME to a folder you may write to"),
+    ],
+)
+def test_serve_refuses_to_start_and_says_why(tmp_path: Path, variables: dict[str, str], status: int, says: str) -> None:
+    """In a process of its own: it takes locks, sockets and signals."""
+    (tmp_path / "bad.yaml").write_text(BAD_POLICY)
+    done = run_headgate(tmp_path, "serve", "--port", "0", **variables)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert says in done.stderr
+    assert not {word for word in ("Traceback", "hidden", "changeme") if word in done.stderr}
 
 
 def test_a_file_that_cannot_be_indexed_says_why_and_the_command_fails(headgate: Command, tmp_path: Path) -> None:

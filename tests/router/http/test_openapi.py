@@ -37,7 +37,12 @@ def test_a_chat_is_described_with_its_body(document: dict[str, Any]) -> None:
 
 
 def test_every_route_that_takes_a_body_describes_it(document: dict[str, Any]) -> None:
-    bare = [f"{method} {path}" for path, item in document["paths"].items() for method, operation in item.items() if method in ("post", "put") and "requestBody" not in operation]
+    bare = [
+        f"{method} {path}"
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in ("post", "put") and "requestBody" not in operation
+    ]
     assert bare == []
 
 
