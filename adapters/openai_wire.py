@@ -176,7 +176,9 @@ class ChatDecoder:
         content = delta.content
         if isinstance(content, list):
             content = _join_parts(content, index, events)
-        if content or choice.logprobs is not None:
+        if content and choice.logprobs is None:
+            events.append(TextDelta(content, choice=index))
+        elif choice.logprobs is not None:
             logprobs = _logprobs(choice.logprobs)
             if content or logprobs:
                 events.append(TextDelta(content or "", choice=index, logprobs=logprobs))

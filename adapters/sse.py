@@ -50,9 +50,18 @@ class SseParser:
                 # It may be the first half of a line's end.
                 chunk, rest = chunk[:-1], b"\r"
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = chunk.split(b"\n")
+        events: list[SseEvent] = []
+        blocks = chunk.split(b"\n\n")
+        begun = blocks.pop()
+        for block in blocks:
+            # Nearly every event of a provider is one line of data, alone.
+            if block.startswith(b"data: ") and b"\n" not in block and not self._data and not self._name and len(block) <= MAX_EVENT_BYTES:
+                events.append(SseEvent("", block[6:]))
+            else:
+                events += self._read([*block.split(b"\n"), b""])
+        lines = begun.split(b"\n")
         self._hold(lines.pop() + rest)
-        return self._read(lines)
+        return events + self._read(lines) if lines else events
 
     def finish(self) -> list[SseEvent]:
         """The last event of a stream that ended without the closing blank line; its data may be cut short."""

@@ -19,6 +19,7 @@ from router.http.openapi import openapi_config
 
 log = structlog.get_logger("headgate.http")
 
+_MESSAGES = {404: "There is no such path; /docs lists them all.", 405: "This path has no such method; /docs lists them all."}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 
@@ -72,7 +73,7 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
     headers = dict(error.headers or {})
     if "request_id" not in request.state:  # no route: the middleware did not run
         headers["x-request-id"] = uuid.uuid4().hex
-    message = "There is no such path; /docs lists them all." if error.status_code == 404 else error.detail
+    message = _MESSAGES.get(error.status_code, error.detail)
     return _respond(ApiError(error.status_code, code, message, headers=headers))
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from router.compute.blocking import BlockingEmbedder
 from router.gateway import socket_path
-from router.launch import Launch, open_blobs, open_state
+from router.launch import Launch, open_ingestor, open_state
 from router.telemetry import configure_logging
 
 POLL_S = 0.2
@@ -29,9 +29,6 @@ def main() -> None:
     configure_logging()
     settings = launch.settings()
 
-    from retrieval.ingest import Ingestor
-    from retrieval.parse import Limits
-
     database = open_state(settings)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -42,7 +39,7 @@ def main() -> None:
 
     threading.Thread(target=stop_with_supervisor, daemon=True).start()
     with BlockingEmbedder(socket_path(settings.home)) as embedder:
-        ingestor = Ingestor(database, open_blobs(settings), embedder, limits=Limits(bytes=settings.upload_max_mb * 2**20))
+        ingestor = open_ingestor(database, settings, embedder)
         while not stopping.is_set():
             try:
                 if ingestor.run_once():

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -13,6 +14,10 @@ from config.database import Database, migrate, open_database
 from config.settings import Settings, load_settings
 from retrieval.blobs import FolderBlobs
 from retrieval.store import Documents
+
+if TYPE_CHECKING:
+    from adapters.embedding import Embedder
+    from retrieval.ingest import Ingestor
 
 DEFAULT_POLICY = Path(__file__).resolve().parent.parent / "config" / "defaults" / "headgate.yaml"
 
@@ -55,3 +60,11 @@ def open_blobs(settings: Settings) -> FolderBlobs:
 
 def open_documents(database: Database, settings: Settings) -> Documents:
     return Documents(database, open_blobs(settings), max_file_bytes=settings.upload_max_mb * 2**20)
+
+
+def open_ingestor(database: Database, settings: Settings, embedder: Embedder) -> Ingestor:
+    """What indexes this home's uploads; whatever may be uploaded may be indexed."""
+    from retrieval.ingest import Ingestor
+    from retrieval.parse import Limits
+
+    return Ingestor(database, open_blobs(settings), embedder, limits=Limits(bytes=settings.upload_max_mb * 2**20))

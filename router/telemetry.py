@@ -25,7 +25,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
-        self._requests = Counter("headgate_requests_total", "Chat requests that reached a backend, by how they ended.", ["backend", "outcome"], registry=registry)
+        self._requests = Counter("headgate_requests_total", "Chat requests that reached a backend, by their end.", ["backend", "outcome"], registry=registry)
         self._refusals = Counter("headgate_refusals_total", "Requests refused before any backend was called.", ["code"], registry=registry)
         self._failures = Counter("headgate_attempt_failures_total", "Attempts at a backend that failed.", ["backend", "code"], registry=registry)
         self._tokens = Counter("headgate_tokens_total", "Tokens accounted.", ["backend", "direction"], registry=registry)

@@ -23,7 +23,7 @@ for name in [name for name in os.environ if name.endswith("_API_KEY") or name.st
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-LOCAL = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104
+LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -100,7 +100,11 @@ def postgres_server() -> Iterator[str]:
     data = folder / "data"
     try:
         subprocess.run(
-            [programs / "initdb", "-D", data, "-U", "headgate", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd=folder, **other
+            [programs / "initdb", "-D", data, "-U", "headgate", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            **other,
         )
         options = ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "max_connections=200"]
         server = subprocess.Popen([programs / "postgres", "-D", data, "-p", str(port), *options], stderr=subprocess.DEVNULL, cwd=folder, **other)

@@ -20,8 +20,9 @@ _HEAD = 1
 _HEAD_FIRST = 2
 
 
-Step: TypeAlias = tuple[tuple[tuple[State, Automaton], ...], int]
-"""What a symbol begins: candidates (those with a head excepted), and its place in a head (0: none, 1: continues one, 2: may also begin one)."""
+Step: TypeAlias = "tuple[tuple[tuple[State, Automaton], ...], int, dict[int, Step]]"
+"""What a symbol begins: candidates (those with a head excepted), its place in a head (0: none, 1: continues one, 2: may also begin one), and the steps
+that may follow it."""
 
 
 class _Rows(dict[int, dict[int, Step]]):
@@ -97,7 +98,7 @@ class RuleSet:
             state, _ = automaton.edge(automaton.start(before), symbol)
             if state is not None:
                 found.append((state, automaton))
-        return self.rows[before].setdefault(symbol, (tuple(found), self._head_kind(symbol)))
+        return self.rows[before].setdefault(symbol, (tuple(found), self._head_kind(symbol), self.rows[symbol]))
 
     def spawn_headed(self, symbol: int) -> State | None:
         """The candidate that `symbol` begins directly after a head."""

@@ -67,10 +67,9 @@ class Scanner:
         self.buffer += text
         rules = self.rules
         symbols = rules.alphabet
-        rows = rules.rows
         headed = rules.head_automaton
         before = self._before
-        row = rows[before]
+        row = rules.rows[before]
         after_backslash = self._after_backslash
         at = self.at
         live = self.live
@@ -79,12 +78,16 @@ class Scanner:
             symbol = symbols[char]
             if live:
                 live = self._advance(live, symbol, at)
-            step = row.get(symbol)
-            begun, kind = rules.step(before, symbol) if step is None else step
-            for state, automaton in begun:
-                live.append(Candidate(state, automaton, at))
-            escaped = after_backslash and char in "nrtbf"
-            if kind == 0 or escaped:
+            begun, kind, row = row.get(symbol) or rules.step(before, symbol)
+            if begun:
+                for state, automaton in begun:
+                    live.append(Candidate(state, automaton, at))
+            before = symbol
+            if after_backslash and char in "nrtbf":
+                kind = 0
+                before = rules.newline
+                row = rules.rows[before]
+            if kind == 0:
                 if run >= 0:
                     if headed is not None and (state_or_none := rules.spawn_headed(symbol)) is not None:
                         live.append(Candidate(state_or_none, headed, max(run, at - rules.head_max)))
@@ -92,8 +95,6 @@ class Scanner:
             elif run < 0 and kind == 2:
                 run = at
             after_backslash = char == "\\"
-            before = rules.newline if escaped else symbol
-            row = rows[before]
             at += 1
         self._before, self._after_backslash, self.at, self.live, self._run = before, after_backslash, at, live, run
 

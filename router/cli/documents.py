@@ -18,7 +18,7 @@ from retrieval.store import Documents
 from retrieval.values import NotFound, PageRequest, SearchRequest, SearchResult, Store, StoreFile
 from router.cli.common import config_option, fail, find_launch, is_serving, json_option, open_migrated, print_json, print_table, require_tenant
 from router.gateway import socket_path
-from router.launch import open_blobs, open_documents
+from router.launch import open_documents, open_ingestor
 
 WAIT_S = 600.0
 tenant_option = click.option("--tenant", default="default", show_default=True, help="Whose documents.")
@@ -88,9 +88,8 @@ def _row(name: str, file: StoreFile, *more: str) -> list[object]:
 def _index_here(settings: Settings, database: Database) -> None:
     """No server runs on this home: index in this process."""
     from adapters.embedding import SentenceEmbedder
-    from retrieval.ingest import Ingestor
 
-    ingestor = Ingestor(database, open_blobs(settings), SentenceEmbedder(settings.embedder_model))
+    ingestor = open_ingestor(database, settings, SentenceEmbedder(settings.embedder_model))
     while ingestor.run_once():
         pass
 

@@ -214,7 +214,9 @@ async def revoke_key(request: HttpRequest, key_id: FromPath[str]) -> auth.KeyInf
 
 
 @get("/admin/usage", tags=["usage"], summary="Tokens and cost by tenant, backend and model")
-async def get_usage(request: HttpRequest, tenant: FromQuery[str | None] = None, since: FromQuery[float | None] = None, until: FromQuery[float | None] = None) -> dict[str, Any]:
+async def get_usage(
+    request: HttpRequest, tenant: FromQuery[str | None] = None, since: FromQuery[float | None] = None, until: FromQuery[float | None] = None
+) -> dict[str, Any]:
     """Totals of the ledger over `[since, until)` (seconds since the epoch), and the budgets' counters. A tenant sees its own."""
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "usage.read")
@@ -225,7 +227,9 @@ async def get_usage(request: HttpRequest, tenant: FromQuery[str | None] = None, 
 
 
 @get("/admin/ledger", tags=["usage"], summary="The ledger's newest rows")
-async def get_ledger(request: HttpRequest, tenant: FromQuery[str | None] = None, request_id: FromQuery[str | None] = None, limit: FromQuery[int] = 100) -> dict[str, Any]:
+async def get_ledger(
+    request: HttpRequest, tenant: FromQuery[str | None] = None, request_id: FromQuery[str | None] = None, limit: FromQuery[int] = 100
+) -> dict[str, Any]:
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "ledger.read")
     scope, rows = _scope(principal, tenant), max(1, min(limit, 1000))

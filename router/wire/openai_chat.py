@@ -217,7 +217,8 @@ def _message(message: ChatMessage, index: int) -> Message:
             parts += [_part(part) for part in message.content]
         case None:
             if message.role != "assistant":
-                raise ApiError(400, "invalid_request", f"messages[{index}].content: a {message.role} message needs content.", param=f"messages[{index}].content")
+                where = f"messages[{index}].content"
+                raise ApiError(400, "invalid_request", f"{where}: a {message.role} message needs content.", param=where)
     if message.role == "tool" and not message.tool_call_id:
         raise ApiError(
             400, "invalid_request", f"messages[{index}].tool_call_id: a tool message names the call it answers.", param=f"messages[{index}].tool_call_id"

@@ -92,7 +92,8 @@ def completion(response_id: str, created: int, model: str, answer: Collected, us
     """The whole answer as one `chat.completion`."""
     choices = []
     for choice in answer.choices:
-        message: JsonObject = {"role": "assistant", "content": choice.text or (None if choice.tool_calls or choice.refusal else ""), "refusal": choice.refusal or None}
+        nothing = None if choice.tool_calls or choice.refusal else ""
+        message: JsonObject = {"role": "assistant", "content": choice.text or nothing, "refusal": choice.refusal or None}
         if choice.reasoning:
             message["reasoning_content"] = choice.reasoning
         if choice.tool_calls:
@@ -101,9 +102,8 @@ def completion(response_id: str, created: int, model: str, answer: Collected, us
             ]
         if choice.index == 0:
             message["annotations"] = url_citations(headgate.citations)
-        choices.append(
-            {"index": choice.index, "message": message, "logprobs": _logprobs(choice.logprobs), "finish_reason": choice.finish.reason if choice.finish else "stop"}
-        )
+        reason = choice.finish.reason if choice.finish else "stop"
+        choices.append({"index": choice.index, "message": message, "logprobs": _logprobs(choice.logprobs), "finish_reason": reason})
     return _encode(
         {
             "id": response_id,

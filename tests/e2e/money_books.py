@@ -53,7 +53,7 @@ async def open_calls(database: Database) -> int:
 async def settled_books(database: Database, seconds: float = 20.0) -> Books:
     """The books once no reservation is open; fails when one stays open."""
     async with asyncio.timeout(seconds):
-        while await open_calls(database):  # noqa: ASYNC110 - another process changes it
+        while await open_calls(database):
             await asyncio.sleep(0.02)
     return await read_books(database)
 

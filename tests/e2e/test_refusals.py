@@ -46,9 +46,10 @@ async def post(service: Service, body: Any, *, headers: dict[str, str] | None = 
 
 async def nothing_was_billed(service: Service) -> bool:
     def work(connection: Any) -> bool:
-        rows = connection.execute(select(func.count()).select_from(ledger)).scalar_one() + connection.execute(
-            select(func.count()).select_from(reservations)
-        ).scalar_one()
+        rows = (
+            connection.execute(select(func.count()).select_from(ledger)).scalar_one()
+            + connection.execute(select(func.count()).select_from(reservations)).scalar_one()
+        )
         used = connection.execute(select(func.coalesce(func.sum(budgets.c.spent + budgets.c.reserved), 0))).scalar_one()
         return (rows, used) == (0, 0)
 
@@ -84,7 +85,12 @@ CASES: dict[str, tuple[Any, int, str, str | None]] = {
     "a prompt over the window": (chat(model="mini", messages=[{"role": "user", "content": "abc " * 4_500}]), 400, "context_length_exceeded", "messages"),
     "too many messages": (chat(messages=HELLO * 21), 400, "too_many_messages", "messages"),
     "a forbidden term": (chat(messages=[{"role": "user", "content": "say xyzzy now"}]), 400, "content_policy_violation", "messages"),
-    "an unknown vector store": (chat(tools=[{"type": "file_search", "vector_store_ids": ["vs_nope"]}]), 404, "vector_store_not_found", "tools[0].vector_store_ids"),
+    "an unknown vector store": (
+        chat(tools=[{"type": "file_search", "vector_store_ids": ["vs_nope"]}]),
+        404,
+        "vector_store_not_found",
+        "tools[0].vector_store_ids",
+    ),
     "an image to a model without eyes": (
         chat(model="mini", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}]),
         400,

@@ -162,7 +162,16 @@ def test_one_request_goes_to_each_of_five_backends_with_the_same_grammar_usage_a
     assert usage.prompt_tokens > 0
     assert usage.completion_tokens > 0
     assert (about["cost_usd"] > 0) == (backend in ("openai", "anthropic", "gemini"))
-    kinds = ["role" if chunk.choices and chunk.choices[0].delta.role else "finish" if chunk.choices and chunk.choices[0].finish_reason else "delta" if chunk.choices else "usage" for chunk in chunks]
+    kinds = [
+        "role"
+        if chunk.choices and chunk.choices[0].delta.role
+        else "finish"
+        if chunk.choices and chunk.choices[0].finish_reason
+        else "delta"
+        if chunk.choices
+        else "usage"
+        for chunk in chunks
+    ]
     assert (kinds[0], kinds[-2], kinds[-1]) == ("role", "finish", "usage")
     assert set(kinds[1:-2]) == {"delta"}
     (row,) = httpx2.get(
