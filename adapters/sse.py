@@ -5,7 +5,7 @@ Source: WHATWG HTML, "9.2.6 Interpreting an event stream". `id` and `retry` mean
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from adapters.errors import ProviderFault
 
@@ -15,9 +15,10 @@ MAX_EVENT_BYTES = 32 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 
-class SseEvent(NamedTuple):
+class SseEvent(Struct, frozen=True, gc=False):
+    """`name` is the `event` field; empty where the provider names none."""
+
     name: str
-    """The `event` field; empty where the provider names none."""
     data: bytes
 
 
@@ -50,18 +51,9 @@ class SseParser:
                 # It may be the first half of a line's end.
                 chunk, rest = chunk[:-1], b"\r"
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        events: list[SseEvent] = []
-        blocks = chunk.split(b"\n\n")
-        begun = blocks.pop()
-        for block in blocks:
-            # Nearly every event of a provider is one line of data, alone.
-            if block.startswith(b"data: ") and b"\n" not in block and not self._data and not self._name and len(block) <= MAX_EVENT_BYTES:
-                events.append(SseEvent("", block[6:]))
-            else:
-                events += self._read([*block.split(b"\n"), b""])
-        lines = begun.split(b"\n")
+        lines = chunk.split(b"\n")
         self._hold(lines.pop() + rest)
-        return events + self._read(lines) if lines else events
+        return self._read(lines)
 
     def finish(self) -> list[SseEvent]:
         """The last event of a stream that ended without the closing blank line; its data may be cut short."""
@@ -92,7 +84,8 @@ class SseParser:
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 self._data.append(value)
                 self._data_bytes += len(value)
-                self._check()
+                if self._held_bytes + self._data_bytes > MAX_EVENT_BYTES:
+                    self._check()
             elif line.startswith(b"event:"):
                 self._name = line[6:].strip().decode("utf-8", "replace")
         return events

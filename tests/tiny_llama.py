@@ -198,9 +198,7 @@ def _write_model(folder: Path, size: int, context: int, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=stops, do_sample=True, temperature=0.6, top_p=0.9
-    )
+    model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=stops, do_sample=True, temperature=0.6, top_p=0.9)
     _save(model, folder)
 
 

@@ -255,7 +255,7 @@ def test_the_limit_of_tokens_is_kept_and_quotes_stay_verbatim(limit: int) -> Non
     assert events[-1] == Finished("stop" if len(citations) == 3 else "length")
 
 
-@given(text=st.text(alphabet=st.sampled_from("ab .?!\n\"“”:-3é漢。😀"), max_size=200), data=st.data())
+@given(text=st.text(alphabet=st.sampled_from('ab .?!\n"“”:-3é漢。😀'), max_size=200), data=st.data())
 def test_whatever_the_document_holds_quotes_are_verbatim_and_spans_are_right(text: str, data: st.DataObject) -> None:
     document = BEFORE + text
     marks = tuple(Highlight(len(BEFORE) + a, len(BEFORE) + b, data.draw(st.floats(0, 1))) for a, b in sentences(text))

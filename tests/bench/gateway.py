@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from load_kit import LoadKit, Missing
-from processes import ROOT, Process, serve
+from processes import ROOT, Process, serve, wait_until_quiet
 
 POLICY = """\
 version: 1
@@ -108,6 +108,7 @@ class Bench:
         body = self.kit.body(stream=False).read_bytes()
         with serve(home, config, core=self.options.core, key=None, body=body) as gateway:
             key = gateway.key
+            wait_until_quiet(gateway.supervisor)
             rss = {"idle": gateway.worker.rss_mb()}
             rows = self.target(gateway.port, {"authorization": f"Bearer {key}"}, gateway.worker)
             rows["rss_mb"] = rss | {"after_load": gateway.worker.rss_mb()}

@@ -93,6 +93,17 @@ class Gateway:
         return next(match[1] for line in self.output if (match := re.search(r"to chat \(shown this once\): (\S+)", line)))
 
 
+def wait_until_quiet(process: Process, seconds: float = 120) -> None:
+    """Until the processes under it (the local models' libraries take a while to load) use next to no CPU."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        before = {child: child.cpu_s() for child in process.children()}
+        time.sleep(1)
+        if all(child in before and child.cpu_s() - before[child] < 0.03 for child in process.children()):
+            return
+    raise TimeoutError("the service does not come to rest")
+
+
 @contextmanager
 def serve(home: Path, config: Path, *, core: int | None, key: str | None, body: bytes) -> Iterator[Gateway]:
     """Serve until the block ends. With a key, the time to the first answered chat is taken; without one, that of the first start's own key."""
