@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -193,15 +193,16 @@ def _info(row: Mapping[Any, Any]) -> KeyInfo:
 class Authenticator:
     """From a presented key to its principal, with a short memory. Negative answers are remembered too."""
 
-    def __init__(self, database: Database, secret: bytes) -> None:
+    def __init__(self, database: Database, secret: bytes, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._secret = secret
+        self._clock = clock
         self._cache: dict[str, tuple[float, Principal | None]] = {}
 
     async def principal(self, key: str) -> Principal | None:
         """The principal of a live key, or None."""
         digest = key_hash(self._secret, key)
-        now = time.monotonic()
+        now = self._clock()
         cached = self._cache.get(digest)
         if cached is not None and now - cached[0] < CACHE_SECONDS:
             return cached[1]

@@ -1,6 +1,6 @@
 """What one worker costs with everything on, beside proxies of few layers: `make bench`.
 
-    python tests/bench/gateway.py [--kit ../shared/bench] [--runs 5] [--seconds 3] [--tests unary,rate,paced,burst,start] [--json]
+    python tests/bench/gateway.py [--kit ../shared/bench] [--runs 5] [--seconds 3] [--tests unary,short,rate,paced,burst,start] [--json]
 
 One worker, a remote backend (kind `openai`) on a mock upstream, keys, a tenant with a budget, SQLite accounting with its reservation before
 and settlement after every call, output moderation (pii, secrets), metrics and logs. The service runs on one core, the load and the mock on
@@ -60,6 +60,8 @@ class Bench:
         plain, rows = kit.body(stream=False), {}
         if "unary" in self.tests:
             rows["unary"] = self._measure(port, plain, headers, process, connections=32)
+        if "short" in self.tests:  # the same, with a reply of a single event
+            rows["short"] = self._measure(port, kit.body(stream=False, directive="mock-n1-"), headers, process, connections=32)
         if "rate" in self.tests:
             rows["rate"] = self._measure(port, plain, headers, process, connections=256, rate=options.rate)
         if "paced" in self.tests:  # open streams, an event every 10 ms: every event arrives alone
@@ -140,12 +142,13 @@ def median(values: Any) -> float:
 def table(report: dict[str, Any]) -> Iterator[str]:
     """The report for people, as Markdown."""
     direct = report["direct"]
+    heads = ("", "CPU us/request", "... one-event reply", "CPU us/event, paced", "... in a burst", "added ms p50 / p99", "added ms, first event", "RSS MB")
     targets = {**report["bare"], "**Headgate, everything on**": report["headgate"]}
-    yield "| | CPU us/request | CPU us/event, paced | CPU us/event, burst | added ms p50 / p99 | added ms to the first event p50 / p99 | RSS MB |"
-    yield "|---|---|---|---|---|---|---|"
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
     for name, rows in targets.items():
         rss = rows["rss_mb"]
-        cells = [number(rows, test) for test in ("unary", "paced", "burst")]
+        cells = [number(rows, test) for test in ("unary", "short", "paced", "burst")]
         cells += [added(rows, direct, "rate", "latency_ms"), added(rows, direct, "paced", "ttfc_ms")]
         yield f"| {name} | {' | '.join(cells)} | {rss['after_load'] if isinstance(rss, dict) else rss:.0f} |"
     yield ""
@@ -189,7 +192,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=100.0, help="requests per second of the latency test")
     parser.add_argument("--core", type=int, default=1, help="the service's core")
     parser.add_argument("--load-core", type=int, default=0, help="the core of the load and the upstream")
-    parser.add_argument("--tests", default="unary,rate,paced,burst,start")
+    parser.add_argument("--tests", default="unary,short,rate,paced,burst,start")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     try:
