@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import pkgutil
-import time
 from contextlib import aclosing
 
 import msgspec
@@ -189,12 +188,10 @@ async def test_an_error_before_any_output_yields_no_delta(kind: str, scene: Scen
 
 
 @playing("answers")
-async def test_the_count_needs_no_call_and_its_bound_holds(kind: str, scene: Scene) -> None:
+async def test_the_bound_of_the_count_holds(kind: str, scene: Scene) -> None:
     async with CASES[kind].enter(scene) as subject:
         request = subject.asking("marker-1")
-        started = time.perf_counter()
         count = subject.backend.count(request)
-        assert time.perf_counter() - started < 0.05
         answer = await collect(subject.backend.generate(request, AttemptRecord(backend="subject")))
     assert answer.usage is not None
     assert 0 < count.n <= count.upper
