@@ -10,9 +10,9 @@ from msgspec import structs
 from sqlalchemy import Connection, Row, or_, select
 
 from adapters.embedding import Embedder
-from adapters.types import Highlight, Passage
+from adapters.types import Passage
 from config.database import Database
-from retrieval.sentences import Span, sentences
+from retrieval.highlight import Highlighter
 from retrieval.store_rows import highest
 from retrieval.tables import chunks, files, vector_store_files, vector_stores
 from retrieval.text_index import TextIndex, text_index
@@ -20,13 +20,11 @@ from retrieval.values import RRF_K, SearchRequest, SearchResult
 from retrieval.vectorindex import FlatIndex, VectorIndex
 
 if TYPE_CHECKING:
-    from adapters.embedding import Matrix
+    pass
 
 DEPTH = 50  # candidates taken from each index
 SPARE = 16  # candidates read beyond the limit, in case some were deleted meanwhile or say the same twice
 MAX_LIMIT = 50
-HIGHLIGHTED = 4  # passages whose sentences are compared with the question
-_ENDINGS = frozenset(".!?…。！？｡\"”’')」』")
 MAX_QUERY = 8_192  # code points; the embedding model reads far fewer
 
 
@@ -43,6 +41,7 @@ class Searcher:
     ) -> None:
         self._db = db
         self._embedder = embedder
+        self._highlighter = Highlighter(embedder)
         self._vectors: VectorIndex = vector_index or FlatIndex(db, embedder.space, embedder.dimensions)
         self._text: TextIndex = text_index(db.dialect)
         self._clock = clock
@@ -71,28 +70,8 @@ class Searcher:
         kept = _distinct([(rows[chunk], score) for chunk, score in ranked if chunk in rows])[:limit]
         passages = [_passage(row, score, similarity.get(row.id, 0.0)) for row, score in kept]
         if request.highlight:
-            passages = self._highlighted(passages, vector)
+            passages = self._highlighter.highlight(passages, vector)
         return structs.replace(result, passages=tuple(passages), data_class=highest([row.data_class for row, _ in kept]))
-
-    def _highlighted(self, passages: list[Passage], vector: Matrix) -> list[Passage]:
-        best = passages[:HIGHLIGHTED]
-        spans = [_statements(passage.text) for passage in best]
-        texts = [passage.text[start:end] for passage, found in zip(best, spans, strict=True) for start, end in found]
-        if not texts:
-            return passages
-        scores = iter((self._embedder.embed(texts, "document") @ vector[0]).tolist())
-        marked = [
-            structs.replace(passage, highlights=tuple(Highlight(passage.start + start, passage.start + end, next(scores)) for start, end in found))
-            for passage, found in zip(best, spans, strict=True)
-        ]
-        return marked + passages[HIGHLIGHTED:]
-
-
-def _statements(text: str) -> list[Span]:
-    """The sentences, without short lines that state nothing (headings): they resemble a question more than any answer does."""
-    spans = sentences(text)
-    kept = [(start, end) for start, end in spans if text[end - 1] in _ENDINGS or any(c.isdigit() for c in text[start:end]) or len(text[start:end].split()) >= 6]
-    return kept or spans
 
 
 def fuse(*rankings: Sequence[int], k: int = RRF_K) -> list[tuple[int, float]]:
