@@ -62,6 +62,10 @@ class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     timeout_s: float = 60.0
     total_s: float | None = None
 
+    def files(self) -> Mapping[str, str]:
+        """The keys whose values name files or folders of this machine, with those values. A policy that arrives over the API may not set them."""
+        return {}
+
 
 class RemoteSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A backend reached over HTTP. `base_url` is the `/v1` root for `openai` and the host root for `anthropic` and `gemini`.

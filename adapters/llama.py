@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -22,6 +24,7 @@ from adapters.types import AttemptRecord, BackendHealth, Capabilities, Event, Ge
 
 CAPABILITIES = Capabilities(streaming=True, tools=True)
 MISSING = "a local Llama needs the extra 'local': pip install 'headgate[local]'"
+_HUB_ID = re.compile(r"(?!\.)[\w.-]+/(?!\.)[\w.-]+|[\w-][\w.-]*", re.ASCII)
 TEMPLATE_TOKENS = 400
 """Upper bound of what Llama 3.2's chat template says by itself: dates, and with tools the instruction how to call them."""
 
@@ -43,6 +46,10 @@ class LlamaSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     context_window: Annotated[int, Meta(ge=16)] | None = None
     max_concurrency: Annotated[int, Meta(ge=1)] = 8
     max_queue: Annotated[int, Meta(ge=0)] = 64
+
+    def files(self) -> Mapping[str, str]:
+        """The model, unless it is a hub id and no folder of that name lies here."""
+        return {"model": self.model} if not _HUB_ID.fullmatch(self.model) or Path(self.model).exists() else {}
 
 
 class EngineState(Struct, frozen=True):

@@ -83,6 +83,9 @@ class ScriptedSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only
     directives: bool = False
     bill_to: str | None = None
 
+    def files(self) -> Mapping[str, str]:
+        return {} if self.bill_to is None else {"bill_to": self.bill_to}
+
     def __post_init__(self) -> None:
         if self.chunk < 1:
             raise ValueError("chunk must be at least 1 character")

@@ -34,6 +34,8 @@ Durability = Literal["normal", "full"]
 MAX_GROUP = 256
 READERS = 4
 MIGRATION_LOCK = 0x4845414447  # "HEADG": every replica that starts waits for the one that migrates
+STATE_LOCK = MIGRATION_LOCK + 1
+"""Held while the policy in force changes, or the first keys are made: what was read is still so when it is written."""
 
 
 def new_metadata() -> MetaData:
@@ -46,6 +48,15 @@ def new_metadata() -> MetaData:
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+def exclusively(connection: Connection, lock: int) -> None:
+    """From here to the end of the transaction, no other transaction that asks for the same lock runs; it waits.
+
+    On SQLite there is nothing to do: a unit of work that writes has the file to itself from its beginning.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
 
 
 class Database(Protocol):
@@ -97,7 +108,7 @@ class SqliteDatabase:
     @staticmethod
     def _make_engine(path: Path, durability: Durability) -> Engine:
         connect_args = {"timeout": 30.0, "check_same_thread": False}
-        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_args)
+        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_args, hide_parameters=True)
 
         @event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
@@ -265,7 +276,9 @@ class PostgresDatabase:
         if engine is None:
             from sqlalchemy.ext.asyncio import create_async_engine
 
-            engine = self._engines[loop] = create_async_engine(self._url, pool_size=self._pool_size, max_overflow=self._pool_size, pool_recycle=300)
+            # An error's text goes to the log, and its parameters are prompts, documents and keys' hashes.
+            pool = {"pool_size": self._pool_size, "max_overflow": self._pool_size, "pool_recycle": 300}
+            engine = self._engines[loop] = create_async_engine(self._url, hide_parameters=True, **pool)
         return engine
 
     async def write(self, work: Work[T]) -> T:
@@ -321,8 +334,7 @@ def migrate(database: Database, locations: Sequence[Path]) -> None:
         from alembic import command
         from alembic.config import Config
 
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        exclusively(connection, MIGRATION_LOCK)
         settings = Config()
         settings.set_main_option("script_location", str(import_path))
         settings.set_main_option("path_separator", "newline")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
@@ -13,6 +14,11 @@ from config.yamlfile import Path, Places, Problem, nearest
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation
 from policies.schema import Case, Moderation, PolicyFile, Rule, Weighted, When
+
+
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Checker:
@@ -75,6 +81,10 @@ class Checker:
                 self._add((*path, "api_key_env"), f"must end in _API_KEY, found {spec.api_key_env!r}")
             if spec.base_url is not None:
                 self._base_url(spec.base_url, (*path, "base_url"))
+            self._headers(spec.headers, (*path, "headers"))
+        if not self.private_addresses:
+            for key in spec.files():
+                self._add((*path, key), "names a file or folder of this machine; only the policy file may do that")
         if not kind_named(spec.kind).remote:
             return
         if spec.model is None:
@@ -88,14 +98,22 @@ class Checker:
         try:
             parts = urlsplit(url)
             host = parts.hostname or ""
-        except ValueError:
-            host = ""
-        if not host or parts.scheme not in ("http", "https"):
+            valid = parts.scheme in ("http", "https") and parts.port != 0 and _is_host(host)
+        except ValueError:  # a port that is no number from 0 to 65535, or a torn IPv6 address
+            valid = False
+        if not valid or not url.isascii() or not url.isprintable() or " " in url:
             self._add(path, f"expected an http or https URL, found {url!r}")
         elif parts.username is not None or parts.password is not None:
             self._add(path, "a URL must not hold a name or a password; name a variable in api_key_env")
         elif not self.private_addresses and _is_private(host):
             self._add(path, f"{host} is a private address; only the policy file may name one, unless settings.allow_private_backends is true")
+
+    def _headers(self, headers: Mapping[str, str], path: Path) -> None:
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                self._add((*path, name), f"{name!r} is no name of an HTTP header", key=True)
+            if any(not (character == "\t" or " " <= character <= "\xff") or "\x7f" <= character < "\xa0" for character in value):
+                self._add((*path, name), "the value of an HTTP header is one line of printable Latin-1 characters")
 
     def _rules(self) -> None:
         seen: dict[str, int] = {}
@@ -216,12 +234,31 @@ class Checker:
             self._add((*path, "expect", "rule"), f"there is no rule {expect.rule!r}", nearest(expect.rule, rules))
 
 
+def _is_host(host: str) -> bool:
+    """Whether it is a name that can be looked up, in ASCII, or an IP address."""
+    if ":" not in host:
+        return len(host) <= 253 and _HOST.fullmatch(host) is not None
+    ipaddress.ip_address(host)
+    return True
+
+
 def _is_private(host: str) -> bool:
     """Whether a host, by what is written there, lies inside: no name is looked up. Also in the short forms of an IPv4 address (`127.1`)."""
     host = host.rstrip(".")
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or not ("." in host or ":" in host or host.isdigit()):
         return True
     try:
-        return not ipaddress.ip_address(host if ":" in host else socket.inet_aton(host)).is_global
+        address = ipaddress.ip_address(host if ":" in host else socket.inet_aton(host))
     except (ValueError, OSError):
         return False
+    return any(not each.is_global or each.is_multicast for each in (address, *_inside(address)))
+
+
+def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that an IPv6 address stands for, where it is one of the forms that carry one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _NAT64 or int(address) >> 32 == 0:
+        carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in carried if each is not None]

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from adapters.backend import BackendSpec, DataClass, clearance_of, kind_named, kinds
 from config.prices import FREE, Price
-from config.yamlfile import YamlError, read_yaml
+from config.yamlfile import Places, YamlError, read_yaml
 from policies.check import Checker
 from policies.moderation import RuleSet
 from policies.overlay import compiled, merge_moderation
@@ -46,6 +46,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     backends: dict[str, ConfiguredBackend]
     hash: str
     source: str
+    places: Places = msgspec.field(default_factory=Places)
 
     @property
     def version(self) -> str:
@@ -77,7 +78,7 @@ def load_policy(
 
     The kinds of backend are those registered when it is called. `price_of` knows the price of a remote backend, or answers None. `builtin`
     are backends that exist without being written down (default: `extractive`, where its kind is registered). `private_addresses` False
-    refuses a `base_url` on a private or loopback address, for a policy that did not come from the machine's own file.
+    refuses what only the machine's own file may say: a `base_url` on a private or loopback address, and files of this machine.
     """
     document = read_yaml(text, PolicyFile, schema=yaml_schema())
     builtin = builtin_backends() if builtin is None else builtin
@@ -89,7 +90,7 @@ def load_policy(
         raise PolicyError(problems, source)
     specs = {**builtin, **file.backends}
     backends = {name: configured(name, spec, price_of) for name, spec in sorted(specs.items())}
-    return Policy(file=file, backends=backends, hash=hashlib.sha256(text.encode()).hexdigest(), source=source)
+    return Policy(file=file, backends=backends, hash=hashlib.sha256(text.encode()).hexdigest(), source=source, places=document.places)
 
 
 def builtin_backends() -> dict[str, BackendSpec]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from adapters.embedding import Embedder
+from adapters.embedding import Embedder, EmbedderUnavailable
 from config.database import Database
 from retrieval import job_rows
 from retrieval.blobs import BlobStore
@@ -74,6 +74,10 @@ class Ingestor:
             _log.info("dropped the indexing of %s in %s: it was deleted or taken over", job.file, job.store)
         except ParseError as error:
             self._fail(job, error.code, error.message)
+        except EmbedderUnavailable as error:  # not the file's fault: it waits until there is an embedder again
+            _log.warning("indexing %s in %s waits: %s", job.file, job.store, error)
+            self._db.write_blocking(lambda c: job_rows.release(c, job, tried=False))
+            return False
         except Exception:  # the queue must go on whatever one file does; the reason is logged whole
             _log.exception("indexing %s in %s failed (attempt %d)", job.file, job.store, job.attempts)
             if job.attempts >= MAX_ATTEMPTS:

@@ -80,8 +80,9 @@ def renew(connection: Connection, job: Job, until: float) -> bool:
     return _update_held(connection, job, claimed_until=until)
 
 
-def release(connection: Connection, job: Job) -> bool:
-    return _update_held(connection, job, claim=None, claimed_until=None)
+def release(connection: Connection, job: Job, *, tried: bool = True) -> bool:
+    """Give the job back to the queue; with `tried` False the attempt does not count against the file."""
+    return _update_held(connection, job, claim=None, claimed_until=None, attempts=job.attempts - (0 if tried else 1))
 
 
 def fail(connection: Connection, job: Job, code: ErrorCode, message: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection, insert, select
 
-from config.database import Database
+from config.database import STATE_LOCK, Database, exclusively
 from policies.access import PLATFORM_ROLES, TENANT_ROLES, Principal
 from router.tables import keys, tenants
 
@@ -164,7 +164,9 @@ def ensure_first_keys(connection: Connection, secret: bytes, configured: str | N
     """Make sure that an operator's key exists, and at the very first start the tenant `default` with a key.
 
     A configured admin key replaces the one configured before; without any, one is made. What was there already is not returned again.
+    Of several replicas that start together one makes them, and the others wait for it.
     """
+    exclusively(connection, STATE_LOCK)
     chat = None
     if not connection.execute(select(tenants.c.name).limit(1)).first():
         create_tenant(connection, DEFAULT_TENANT)

@@ -84,12 +84,10 @@ class ActivePolicy:
         )
 
     async def check_health(self) -> None:
-        for name, backend in self.backends.items():
-            try:
-                async with asyncio.timeout(2):
-                    self.health[name] = await backend.health()
-            except (BackendError, TimeoutError, OSError) as error:
-                self.health[name] = BackendHealth(ready=False, reason=str(error) or "no answer within 2 s")
+        """Ask every backend at once; none holds up another."""
+        names = list(self.backends)
+        found = await asyncio.gather(*(_health(self.backends[name]) for name in names))
+        self.health = dict(zip(names, found, strict=True))
 
     async def aclose(self) -> None:
         for backend in self.backends.values():
@@ -178,7 +176,9 @@ class Gateway:
     async def start(self) -> None:
         await self.policy.refresh()
         await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
-        self._loops = [asyncio.create_task(self._every(REFRESH_S, self.policy.refresh)), asyncio.create_task(self._every(BEAT_S, self._beat))]
+        self._loops = [
+            asyncio.create_task(self._every(seconds, work)) for seconds, work in ((REFRESH_S, self.policy.refresh), (BEAT_S, self._beat), (BEAT_S, self._look))
+        ]
 
     async def stop(self) -> None:
         """End what still runs, wait for every settlement, then close."""
@@ -288,7 +288,18 @@ class Gateway:
 
     async def _beat(self) -> None:
         await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))
+
+    async def _look(self) -> None:
+        """Apart from the heartbeat, which must not wait for a backend."""
         await self.policy.current.check_health()
+
+
+async def _health(backend: Backend) -> BackendHealth:
+    try:
+        async with asyncio.timeout(2):
+            return await backend.health()
+    except (BackendError, TimeoutError, OSError) as error:
+        return BackendHealth(ready=False, reason=str(error) or "no answer within 2 s")
 
 
 def known_price(_name: str, spec: BackendSpec) -> Price | None:

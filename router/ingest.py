@@ -6,6 +6,7 @@ Apart from the others because a file is a stranger's input: what a parser does w
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -34,11 +35,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 
     def stop_with_supervisor() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 4096):  # not through sys.stdin: a thread inside its lock aborts the interpreter's exit
+            pass
         stopping.set()
 
     threading.Thread(target=stop_with_supervisor, daemon=True).start()
-    with BlockingEmbedder(socket_path(settings.home)) as embedder:
+    with BlockingEmbedder(socket_path(settings.home), stopping=stopping) as embedder:
         ingestor = open_ingestor(database, settings, embedder)
         while not stopping.is_set():
             try:

@@ -8,6 +8,7 @@ import time
 from msgspec import Struct
 from sqlalchemy import Connection, insert, select, update
 
+from config.database import STATE_LOCK, exclusively
 from router.tables import policy_versions as table
 
 
@@ -56,6 +57,7 @@ def get_version(connection: Connection, version: int) -> PolicyVersion | None:
 
 def add_version(connection: Connection, text: str, *, source: str, author: str, expected: str | None = None) -> PolicyVersion:
     """Add a version and make it active. With `expected` (an ETag), raises `Conflict` when another one is active now."""
+    exclusively(connection, STATE_LOCK)
     current = active_version(connection)
     if expected is not None and (current is None or current.etag != expected):
         raise Conflict
@@ -69,6 +71,7 @@ def add_version(connection: Connection, text: str, *, source: str, author: str, 
 
 def activate(connection: Connection, version: int) -> PolicyVersion | None:
     """Make an earlier version active again. None where there is no such version."""
+    exclusively(connection, STATE_LOCK)
     if get_version(connection, version) is None:
         return None
     connection.execute(update(table).where(table.c.active).values(active=False))
@@ -81,6 +84,7 @@ def import_file(connection: Connection, text: str) -> PolicyVersion:
 
     So an edit counts, also one back to an older text, and a restart with an unchanged file keeps what was activated over the API.
     """
+    exclusively(connection, STATE_LOCK)
     last = connection.execute(select(table.c.hash).where(table.c.source == "file").order_by(table.c.version.desc()).limit(1)).scalar()
     current = active_version(connection)
     if current is not None and last == policy_hash(text):

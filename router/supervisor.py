@@ -167,10 +167,10 @@ class Supervisor:
         secret = load_secret(environ, self._settings.home).reveal().encode()
         configured = admin_key(environ)
         text = self._launch.text()
-        embedded = database.dialect == "sqlite"
+        embedded = self._settings.database_url is None
 
         def work(connection: Connection) -> auth.FirstKeys:
-            # The home's lock is ours, so whatever worker of this instance is registered is dead; a SQLite file has no other instance.
+            # The home's lock is ours, so whatever worker of this instance is registered is dead; a database inside the home has no other instance.
             dead = _workers_of(connection, None if embedded else self._instance)
             recovered = sum(_bury(connection, worker) for worker in dead)
             if recovered:
@@ -245,9 +245,8 @@ class Supervisor:
             for child in self._children:
                 self._look_after(child)
             self._bury_dead(database)
-            if (now := _modified(config)) != seen:
+            if (now := _modified(config)) != seen and self._import_changed(database):
                 seen = now
-                self._import_changed(database)
             if time.monotonic() - swept > STILL_S / 3:
                 swept = time.monotonic()
                 self._sweep(database)
@@ -269,23 +268,31 @@ class Supervisor:
         for worker in sorted(self._dead):
             try:
                 recovered = database.write_blocking(lambda connection, worker=worker: _bury(connection, worker))  # type: ignore[misc]
-            except (SQLAlchemyError, OSError) as error:
-                log.error("recovery_failed", worker=worker, error=str(error))
-                return
+            except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:
+                log.error("recovery_failed", worker=worker, error=type(error).__name__)
+                continue
             self._dead.discard(worker)
             if recovered:
                 log.warning("recovered_reservations", worker=worker, count=recovered)
 
-    def _import_changed(self, database: Database) -> None:
-        """The policy file changed: import it if it is valid, else say what is wrong and keep the policy in force."""
+    def _import_changed(self, database: Database) -> bool:
+        """The policy file changed: import it if it is valid, else say what is wrong and keep the policy in force.
+
+        False where the database does not take it now: then it is tried again at the next tick.
+        """
         try:
             text = self._launch.text()
             load_policy(text, self._launch.config, price_of=known_price)
         except (ValueError, OSError) as error:
             log.error("policy_file_refused", problems=str(error))
-            return
-        version = database.write_blocking(lambda connection: policy_store.import_file(connection, text))
+            return True
+        try:
+            version = database.write_blocking(lambda connection: policy_store.import_file(connection, text))
+        except (SQLAlchemyError, OSError) as error:
+            log.error("policy_file_not_imported", error=type(error).__name__)
+            return False
         log.info("policy_file_imported", version=version.version)
+        return True
 
     def _sweep(self, database: Database) -> None:
         """Settle what workers that are not this supervisor's left open, once their heartbeat has stood still for `STILL_S` by this clock."""

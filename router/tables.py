@@ -6,7 +6,7 @@ outcome, and a later truth is another row (`entry = 'correction'`), never an upd
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, String, Table, Text, text
 
 from config.database import new_metadata
 
@@ -47,6 +47,7 @@ policy_versions = Table(
     Column("author", String(64), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("active", Boolean, nullable=False),
+    Index("uq_policy_versions_active", "active", unique=True, sqlite_where=text("active"), postgresql_where=text("active")),  # at most one is
 )
 
 workers = Table(

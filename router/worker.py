@@ -125,7 +125,8 @@ def _tune_garbage_collection() -> None:
 
 
 def _stop_with_supervisor() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # not through sys.stdin: a thread inside its lock aborts the interpreter's exit
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -29,18 +29,19 @@ PAUSE_S = 0.1
 class BlockingEmbedder:
     """`adapters.embedding.Embedder` over a socket of its own; its texts give way to questions. One call at a time, from any thread.
 
-    Waits up to `connect_s` for the compute process, and asks again when that dies in the middle of an answer: embedding has no effects.
-    Raises `EmbedderUnavailable`.
+    Waits up to `connect_s`, or until `stopping` is set, for the compute process, and asks again when that dies in the middle of an answer:
+    embedding has no effects. Raises `EmbedderUnavailable`.
     """
 
     space: str
     dimensions: int
     max_tokens: int
 
-    def __init__(self, path: str | Path, *, connect_s: float = CONNECT_S, call_s: float = CALL_S) -> None:
+    def __init__(self, path: str | Path, *, connect_s: float = CONNECT_S, call_s: float = CALL_S, stopping: threading.Event | None = None) -> None:
         self._path = str(path)
         self._connect_s = connect_s
         self._call_s = call_s
+        self._stopping = stopping or threading.Event()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._last_id = 0
@@ -89,7 +90,8 @@ class BlockingEmbedder:
                     self._disconnect()
                     if time.monotonic() + PAUSE_S > end:
                         raise EmbedderUnavailable(f"the compute process does not answer at {self._path}: {error!r}") from error
-                time.sleep(PAUSE_S)
+                if self._stopping.wait(PAUSE_S):
+                    raise EmbedderUnavailable("this process is stopping")
 
     def _exchange(self, request: wire.Request, id: int) -> msgspec.Raw:
         connection = self._connected()

@@ -43,6 +43,8 @@ def upgrade() -> None:
         sa.Column("active", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("version", name="pk_policy_versions"),
     )
+    active = sa.text("active")
+    op.create_index("uq_policy_versions_active", "policy_versions", ["active"], unique=True, sqlite_where=active, postgresql_where=active)
     op.create_table(
         "workers",
         sa.Column("id", sa.String(40), nullable=False),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from adapters.embedding import SentenceEmbedder
+from adapters.embedding import EmbedderUnavailable, SentenceEmbedder
 from config.database import Database
 from retrieval import job_rows, tables
 from retrieval.blobs import FolderBlobs
@@ -212,3 +212,19 @@ async def test_a_new_model_gets_its_vectors_beside_the_old_ones(
     spaces = db.read_blocking(lambda c: c.execute(select(tables.vectors.c.space).order_by(tables.vectors.c.id)).scalars().all())
     assert spaces == [embedder.space, "newer"]
     assert (await documents.get_store("acme", store.id)).version == before + 1
+
+
+async def test_a_file_waits_for_an_embedder_that_is_away_and_loses_no_attempt(
+    documents: Documents, db: Database, blobs: FolderBlobs, embedder: SentenceEmbedder, index: Callable[[], int]
+) -> None:
+    file = await documents.add_file("acme", filename="a.txt", data=TEXT)
+    store = await documents.create_store("acme", file_ids=[file.id])
+
+    def away() -> None:
+        raise EmbedderUnavailable("the compute process does not answer")
+
+    for _ in range(MAX_ATTEMPTS + 1):
+        assert not await asyncio.to_thread(Ingestor(db, blobs, Hooked(embedder, away)).run_once)
+    assert (await documents.get_store_file("acme", store.id, file.id)).status == "in_progress"
+    assert await asyncio.to_thread(index) == 1
+    assert (await documents.get_store_file("acme", store.id, file.id)).status == "completed"
