@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from adapters.errors import UnsupportedFeature
 from adapters.types import AttemptRecord, BackendHealth, Capabilities, Event, GenerateRequest, ImagePart, ProviderPart, TextPart, TokenCount, ToolCallPart
@@ -20,6 +20,9 @@ from config.prices import Price
 DataClass: TypeAlias = Literal["public", "internal", "confidential", "restricted"]
 DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "confidential", "restricted")
 """From the least to the most sensitive."""
+
+Tokens: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0)]
 
 
 class Backend(Protocol):
@@ -49,7 +52,8 @@ class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The keys every backend's YAML table may have. A kind adds its own by subclassing. Times are in seconds.
 
     `timeout_s` is the longest wait for the first event and between two events; it never cuts a stream that flows. `total_s` bounds a whole
-    attempt. `max_output_tokens` is what a request without a limit of its own asks for at most: it makes the reservation an upper bound.
+    attempt. `max_output_tokens` is the longest answer: a request without a limit of its own gets this one, a higher one is lowered to it, and
+    the reservation is made for it.
     """
 
     kind: str
@@ -57,10 +61,10 @@ class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tier: Literal["small", "large"] | None = None
     clearance: DataClass | None = None
     price: Price | None = None
-    context_window: int | None = None
-    max_output_tokens: int | None = None
-    timeout_s: float = 60.0
-    total_s: float | None = None
+    context_window: Tokens | None = None
+    max_output_tokens: Tokens | None = None
+    timeout_s: Seconds = 60.0
+    total_s: Seconds | None = None
 
     def files(self) -> Mapping[str, str]:
         """The keys whose values name files or folders of this machine, with those values. A policy that arrives over the API may not set them."""
@@ -76,7 +80,7 @@ class RemoteSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     base_url: str | None = None
     api_key_env: str | None = None
-    connect_s: float = 5.0
+    connect_s: Seconds = 5.0
     headers: dict[str, str] = {}
 
 
@@ -155,25 +159,32 @@ def create_backend(name: str, spec: BackendSpec, context: BackendContext) -> Bac
 
 
 IMAGE_TOKENS = 1_100
-MAX_IMAGE_TOKENS = 8_192
-"""What an image costs as a rule, and at most: above the largest that OpenAI's tiles and patches, Anthropic's and Gemini's rules come to."""
+MAX_IMAGE_TOKENS = 50_000
+"""What an image costs as a rule, and at most.
+
+The dearest published rule is gpt-4o-mini's: 2,833 tokens and 5,667 a tile of 512 pixels, and an image is scaled down until it has at most
+eight tiles: 48,169. Every other rule of OpenAI, Anthropic and Google stays far below that.
+"""
 
 
 def estimate_tokens(request: GenerateRequest) -> TokenCount:
     """Count without a vocabulary.
 
     `n` is characters / 4 plus a few tokens a message. `upper` holds for every byte-level tokenizer: a token is at least one byte, and chat
-    templates add at most 16 tokens a message and 64 a request. An image counts what the providers' own rules allow it at most.
+    templates add at most 16 tokens a message, a tool or a call and 64 a request. Everything of the client's that may go out is counted, names
+    and ids too; `extra` by the adapter that sends it. An image counts what the providers' own rules allow it at most.
     """
-    characters = size = images = 0
-    texts: list[str] = []
+    characters = size = images = calls = 0
+    texts = [*request.stop, request.reasoning or "", request.tool_choice.name or "", request.response_format.name or ""]
     for message in request.messages:
+        texts += [message.name or "", message.tool_call_id or ""]
         for part in message.parts:
             match part:
                 case TextPart():
                     texts.append(part.text)
                 case ToolCallPart():
-                    texts.append(part.name + part.arguments)
+                    texts.append(part.id + part.name + part.arguments)
+                    calls += 1
                 case ImagePart():
                     images += 1
                 case ProviderPart():
@@ -185,7 +196,7 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
     for text in texts:
         characters += len(text)
         size += len(text) if text.isascii() else len(text.encode())
-    pieces = len(request.messages) + len(request.context) + len(request.tools)
+    pieces = len(request.messages) + len(request.context) + len(request.tools) + calls
     return TokenCount(n=characters // 4 + 4 * pieces + 3 + images * IMAGE_TOKENS, upper=size + 16 * pieces + 64 + images * MAX_IMAGE_TOKENS)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,6 +31,9 @@ from adapters.errors import (
 
 MAX_MESSAGE = 2_000
 """Characters of a provider's error message that are kept."""
+
+MAX_WAIT_S = 86_400.0
+"""The longest wait that is believed: a day."""
 
 _STATUS_OF_CODE = {
     # Anthropic's error types, which also come in the middle of a stream, where there is no status.
@@ -114,26 +118,37 @@ def _class_of_status(status: int) -> type[BackendError]:
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or `Retry-After` (seconds or an HTTP date), never negative. `now` is `time.time()`."""
+    """Seconds to wait, from `retry-after-ms` or `Retry-After` (seconds or an HTTP date): from 0 to `MAX_WAIT_S`. `now` is `time.time()`.
+
+    None where neither says a time.
+    """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return max(0.0, milliseconds / 1000)
+        return _wait(milliseconds / 1000)
     value = headers.get("retry-after")
-    seconds = _number(value)
-    if seconds is not None or value is None:
-        return None if seconds is None else max(0.0, seconds)
-    try:
-        at = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    if value is None:
         return None
-    return max(0.0, at.timestamp() - (time.time() if now is None else now))
+    seconds = _number(value)
+    if seconds is not None:
+        return _wait(seconds)
+    try:
+        at = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+    return _wait(at - (time.time() if now is None else now))
 
 
 def _number(value: str | None) -> float | None:
+    """A finite number, else None."""
     try:
-        return None if value is None else float(value)
+        number = math.nan if value is None else float(value)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
+
+
+def _wait(seconds: float) -> float:
+    return min(max(0.0, seconds), MAX_WAIT_S)
 
 
 class _Detail(Struct, frozen=True):
@@ -189,7 +204,7 @@ def wire_failure(error: WireError, *, status: int | None = None, request_id: str
     words = (*reasons, error.code if isinstance(error.code, str) else None, error.status, error.type)
     if wait is None:
         delays = (_number(detail.retry_delay.removesuffix("s")) for detail in details if detail.retry_delay)
-        wait = next((delay for delay in delays if delay is not None), None)
+        wait = next((_wait(delay) for delay in delays if delay is not None), None)
     return Failure(
         status=status,
         message=error.message or "",

@@ -11,7 +11,7 @@ from adapters.backend import BackendContext, RemoteSpec, register
 from adapters.openai_wire import ChatDecoder
 from adapters.remote import RemoteBackend, WireCall, credentials
 from adapters.sender import Endpoint
-from adapters.types import Capabilities, GenerateRequest, ImagePart, JsonObject, Message, ProviderPart, TextPart, Tool, ToolCallPart, ToolChoice
+from adapters.types import Capabilities, GenerateRequest, ImagePart, JsonObject, Message, ProviderPart, TextPart, TokenCount, Tool, ToolCallPart, ToolChoice
 
 OFFICIAL_URL = "https://api.openai.com/v1"
 KEY_ENV = "OPENAI_API_KEY"
@@ -20,10 +20,21 @@ CAPABILITIES = Capabilities(
 )
 
 
+NOT_SENT = frozenset({
+    "service_tier", "web_search_options", "search_parameters", "modalities", "audio", "functions", "function_call", "models", "route", "provider",
+    "plugins", "best_of", "use_beam_search", "prediction", "store", "background",
+})  # fmt: skip
+"""Unknown fields that would change the price, choose another model or add tokens that nobody reserved; `pass_through` sends them all the same."""
+
+
 class OpenAISpec(RemoteSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`max_tokens_field` is what the server calls the output limit: `max_completion_tokens` at OpenAI itself, `max_tokens` elsewhere."""
+    """`max_tokens_field` is what the server calls the output limit: `max_completion_tokens` at OpenAI itself, `max_tokens` elsewhere.
+
+    `pass_through` names fields of `NOT_SENT` that this server may get: what they cost must be in the backend's price.
+    """
 
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] | None = None
+    pass_through: tuple[str, ...] = ()
 
 
 @register("openai", OpenAISpec, remote=True, provider="openai")
@@ -41,6 +52,7 @@ class OpenAIBackend(RemoteBackend):
         self._official = urlsplit(url).hostname == urlsplit(OFFICIAL_URL).hostname
         self._limit_field = spec.max_tokens_field or ("max_completion_tokens" if self._official else "max_tokens")
         self._limit = spec.max_output_tokens
+        self._withheld = NOT_SENT - set(spec.pass_through)
 
     def decoder(self, request: GenerateRequest, request_id: str | None) -> ChatDecoder:
         return ChatDecoder(request.n, request_id)
@@ -48,7 +60,7 @@ class OpenAIBackend(RemoteBackend):
     def encode(self, request: GenerateRequest) -> WireCall:
         # Unknown fields of the client's request go out as they came; they cannot replace what Headgate itself says.
         body: JsonObject = {
-            **request.extra,
+            **self._extra(request),
             "model": self.model,
             "messages": [self._message(message) for message in request.messages],
             "stream": True,
@@ -67,14 +79,29 @@ class OpenAIBackend(RemoteBackend):
             "top_logprobs": request.logprobs or None,
             "response_format": _response_format(request),
             # OpenAI takes metadata only for completions that it is told to store.
-            "metadata": request.metadata or None if request.extra.get("store") else None,
+            "metadata": self._metadata(request) or None,
         }
         body.update((key, value) for key, value in settings.items() if value is not None)
         if request.tools:
             body["tools"] = [_tool(tool) for tool in request.tools]
             if request.tool_choice != ToolChoice():
                 body["tool_choice"] = _tool_choice(request.tool_choice)
-        return WireCall("/chat/completions", msgspec.json.encode(body))
+        return WireCall("/chat/completions", msgspec.json.encode(body), ignored=tuple(name for name in request.extra if name in self._withheld))
+
+    def count(self, request: GenerateRequest, /) -> TokenCount:
+        counted = super().count(request)
+        extra = self._extra(request)
+        if not extra:
+            return counted
+        size = len(msgspec.json.encode((extra, self._metadata(request))))
+        return TokenCount(n=counted.n + size // 4, upper=counted.upper + size)
+
+    def _extra(self, request: GenerateRequest) -> JsonObject:
+        """The unknown fields that are sent."""
+        return {name: value for name, value in request.extra.items() if name not in self._withheld}
+
+    def _metadata(self, request: GenerateRequest) -> dict[str, str]:
+        return request.metadata if request.extra.get("store") and "store" not in self._withheld else {}
 
     def _message(self, message: Message) -> JsonObject:
         role = message.role

@@ -40,12 +40,12 @@ def price_of(provider: str, model: str, base_url: str | None = None, at: datetim
     return _as_price(found.get_prices(at or datetime.now(tz=UTC)))
 
 
-def price_for(spec: BackendSpec) -> Price | None:
-    """The price of a configured backend: its own `price`, else the book's. None is a configuration error for a backend that is used."""
+def price_for(spec: BackendSpec, at: datetime | None = None) -> Price | None:
+    """The price of a configured backend at that time: its own `price`, else the book's. None is a configuration error for a backend that is used."""
     if spec.price is not None:
         return spec.price
     base_url = spec.base_url if isinstance(spec, RemoteSpec) else None
-    return price_of(kind_named(spec.kind).provider, spec.model or "", base_url)
+    return price_of(kind_named(spec.kind).provider, spec.model or "", base_url, at)
 
 
 @lru_cache(maxsize=4096)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct
+
+Rate: TypeAlias = Annotated[float, Meta(ge=0, le=1_000_000)]
+"""US dollars: none is negative, and none is dearer than a dollar a token."""
 
 
 class PriceTier(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Rates that replace the base rates once the input is longer than `above` tokens (the whole request is billed at them)."""
 
-    above: int
-    input: float
-    output: float
-    cache_read: float | None = None
-    cache_write: float | None = None
+    above: Annotated[int, Meta(ge=0)]
+    input: Rate
+    output: Rate
+    cache_read: Rate | None = None
+    cache_write: Rate | None = None
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """USD per million tokens. `cache_read` and `cache_write` default to the `input` rate; `request` is USD per call."""
 
-    input: float
-    output: float
-    cache_read: float | None = None
-    cache_write: float | None = None
-    request: float = 0.0
+    input: Rate
+    output: Rate
+    cache_read: Rate | None = None
+    cache_write: Rate | None = None
+    request: Rate = 0.0
     tiers: tuple[PriceTier, ...] = ()
 
 

@@ -43,7 +43,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `plugins` are Python files or modules that register backends. `embedder_model` None means the packaged all-MiniLM-L6-v2.
     `commit_after_s` is how long the status and headers of a stream wait for its first delta, `heartbeat_s` how long a stream may be silent,
     `shutdown_s` how long running requests may go on after a stop was asked for. `max_body_mb` bounds a JSON body, `upload_max_mb` a file.
-    `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address.
+    `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
     """
 
     home: Path = msgspec.field(default_factory=lambda: Path("var"))

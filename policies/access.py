@@ -80,6 +80,13 @@ def allowed(principal: Principal, action: Action, tenant: str | None = None) -> 
     return action in TENANT_MATRIX[principal.role]
 
 
+def may_grant(principal: Principal, role: str, models: tuple[str, ...] | None) -> bool:
+    """Whether the principal may make a key of this role and these models, as far as its own reach goes: none makes a key that may do more."""
+    if principal.allowed_models is not None and (models is None or not set(models) <= set(principal.allowed_models)):
+        return False
+    return principal.platform or role != "owner" or principal.role == "owner"
+
+
 def may_handle(principal: Principal, data_class: DataClass) -> bool:
     """Whether the key may touch data of this class."""
     return may_see(principal.max_data_class, data_class)

@@ -15,8 +15,8 @@ from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation
 from policies.schema import Case, Moderation, PolicyFile, Rule, Weighted, When
 
-
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+_NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -57,6 +57,11 @@ class Checker:
     def _add(self, path: Path, message: str, suggestion: str | None = None, *, key: bool = False) -> None:
         self.problems.append(self.places.problem(path, message, suggestion, key=key))
 
+    def _name(self, name: str, path: Path, *, key: bool = False) -> None:
+        """Names stand in response headers, in metrics and in the books."""
+        if name and not _NAME.fullmatch(name):
+            self._add(path, f"{name!r} is no name: 1 to 64 of the letters A to Z, digits, spaces and _ . : / @ + - are", key=key)
+
     def _exists(self, name: str, path: Path) -> None:
         if name not in self.known:
             near = nearest(name, self.known)
@@ -72,6 +77,7 @@ class Checker:
 
     def _backend(self, name: str, spec: BackendSpec) -> None:
         path = ("backends", name)
+        self._name(name, path, key=True)
         if name in ("auto", ""):
             self._add(path, f"a backend cannot be called {name!r}: that model name lets the policy choose", key=True)
         if name in self.builtin and spec.kind != self.builtin[name].kind:
@@ -84,7 +90,8 @@ class Checker:
             self._headers(spec.headers, (*path, "headers"))
         if not self.private_addresses:
             for key in spec.files():
-                self._add((*path, key), "names a file or folder of this machine; only the policy file may do that")
+                message = "names a file or folder of this machine; only the policy file may do that, unless settings.allow_private_backends is true"
+                self._add((*path, key), message)
         if not kind_named(spec.kind).remote:
             return
         if spec.model is None:
@@ -120,6 +127,7 @@ class Checker:
         unconditional: str | None = None
         for index, rule in enumerate(self.file.rules):
             path = ("rules", index)
+            self._name(rule.name, (*path, "name"))
             if rule.name in seen:
                 self._add((*path, "name"), f"rule {seen[rule.name]} is called {rule.name!r} too")
             seen.setdefault(rule.name, index)

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+import structlog
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.cost import cost
 from adapters.errors import BackendError
@@ -26,6 +28,15 @@ from adapters.types import AttemptRecord, Usage
 from config.database import Database
 from config.prices import Price
 from router.tables import UNCAPPED, budgets, ledger, reservations
+
+log = structlog.get_logger("headgate.accounting")
+
+LARGEST_AMOUNT = 10**17
+"""Picodollars (100,000 USD): an attempt that could cost more is refused, so that no sum of the books leaves 64 bits."""
+
+LARGEST_COUNT = 2**62
+LONGEST_NAME = 1_000
+"""What a number and a provider's name in a ledger row hold at most; whatever a provider says beyond that is cut off."""
 
 Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
@@ -95,7 +106,8 @@ _TOUCH_BUDGETS = text(
     "INSERT INTO budgets (tenant, period, cap, spent, reserved) "
     "VALUES (:tenant, :day, :day_cap, :spent, :amount), (:tenant, :month, :month_cap, :spent, :amount) "
     "ON CONFLICT (tenant, period) DO UPDATE SET cap = excluded.cap, spent = budgets.spent + excluded.spent, reserved = budgets.reserved + excluded.reserved "
-    "WHERE :force = 1 OR budgets.spent + budgets.reserved + excluded.spent + excluded.reserved <= excluded.cap"
+    # The request's own amounts stand on the side of the cap, where they cannot carry the sum out of 64 bits.
+    "WHERE :force = 1 OR budgets.spent + budgets.reserved <= excluded.cap - excluded.spent - excluded.reserved"
 )
 
 
@@ -105,7 +117,7 @@ def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | No
     A provider's own report is taken as it is. Without one, the usage is an estimate: nothing where no call was made or the provider refused
     it (an error status is not billed), else at least what was delivered and never more than was reserved.
     """
-    usage = record.usage
+    usage = None if record.usage is None else _within_bounds(record.usage)
     refused = isinstance(error, BackendError) and error.provider_status is not None and error.provider_status >= 400 and not record.delivered_characters
     if usage is None or usage.source == "estimated":
         if not record.called or refused:
@@ -125,13 +137,34 @@ def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | No
     return Settlement(
         outcome=_outcome(record, error),
         usage=usage,
-        cost=amount,
+        cost=min(amount, LARGEST_AMOUNT),
         provider_request_id=record.provider_request_id,
         model=record.model or plan.model,
         delivered_characters=record.delivered_characters,
         error=error.code if isinstance(error, BackendError) else (type(error).__name__ if isinstance(error, Exception) else None),
         ended_at=record.ended_at or time.time(),
     )
+
+
+def unmeasured(booking: Booking, settlement: Settlement) -> Settlement:
+    """In place of a settlement that the database does not take: the attempt at what was reserved, marked estimated, and nothing of a provider's."""
+    plan = booking.plan
+    return Settlement(
+        outcome=settlement.outcome,
+        usage=Usage(input_tokens=plan.input_bound, output_tokens=plan.output_bound, source="estimated"),
+        cost=plan.amount,
+        provider_request_id=None,
+        model=plan.model,
+        delivered_characters=0,
+        error="settlement_failed",
+        ended_at=settlement.ended_at,
+    )
+
+
+def _within_bounds(usage: Usage) -> Usage:
+    """A provider's report with every count a number that the ledger holds."""
+    counts = {name: min(max(0, value), LARGEST_COUNT) for name, value in msgspec.structs.asdict(usage).items() if isinstance(value, int)}
+    return msgspec.structs.replace(usage, **counts)
 
 
 def _outcome(record: AttemptRecord, error: BaseException | None) -> Outcome:
@@ -182,18 +215,22 @@ class Accounting:
 
         await self._database.write(work)
 
-    async def remaining(self, tenant: str, caps: Caps) -> int | None:
-        """What the tenant may still reserve, in picodollars; None without any cap."""
+    async def remaining(self, tenant: str, caps: Caps, booking: Booking | None = None, spent: int = 0) -> int | None:
+        """What the tenant may still reserve, in picodollars; None without any cap.
+
+        For the next attempt of a `booking` whose running one has failed and cost `spent`: what that one set aside is free again.
+        """
         if caps.day is None and caps.month is None:
             return None
-        day, month = self._periods()
+        day, month = self._periods() if booking is None else (booking.day, booking.month)
+        own = 0 if booking is None else booking.plan.amount - spent
         found = await self._database.read(
             lambda connection: {
                 row.period: row.spent + row.reserved
                 for row in connection.execute(select(budgets).where(budgets.c.tenant == tenant, budgets.c.period.in_((day, month))))
             }
         )
-        left: list[int] = [cap - found.get(period, 0) for period, cap in ((day, caps.day), (month, caps.month)) if cap is not None]
+        left: list[int] = [cap - found.get(period, 0) + own for period, cap in ((day, caps.day), (month, caps.month)) if cap is not None]
         return max(0, min(left))
 
     def _periods(self) -> tuple[str, str]:
@@ -264,7 +301,7 @@ class Accounting:
     @staticmethod
     def _ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str, object]:
         plan, usage = booking.plan, settlement.usage
-        return {
+        row: dict[str, object] = {
             "id": uuid.uuid4().hex,
             "request_id": booking.request_id,
             "attempt": booking.attempt,
@@ -273,8 +310,8 @@ class Accounting:
             "key_id": booking.key_id,
             "backend": plan.backend,
             "provider": plan.provider,
-            "model": settlement.model,
-            "provider_request_id": settlement.provider_request_id,
+            "model": settlement.model[:LONGEST_NAME],
+            "provider_request_id": None if settlement.provider_request_id is None else settlement.provider_request_id[:LONGEST_NAME],
             "outcome": settlement.outcome,
             "error": settlement.error,
             "usage_source": usage.source,
@@ -292,11 +329,19 @@ class Accounting:
             "started_at": plan.started_at,
             "ended_at": settlement.ended_at,
         }
+        return {column: _storable(value) for column, value in row.items()}
+
+
+def _storable(value: object) -> object:
+    """A value as both databases take it: PostgreSQL refuses a NUL, both a lone surrogate, and an integer has 64 bits."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    return max(-LARGEST_COUNT, min(value, LARGEST_COUNT)) if isinstance(value, int) else value
 
 
 def _check_caps(booking: Booking, amount: int) -> None:
     # An absent row is inserted without the statement's condition: the amount alone must fit.
-    if amount > min(booking.caps.day if booking.caps.day is not None else UNCAPPED, booking.caps.month if booking.caps.month is not None else UNCAPPED):
+    if amount > min([LARGEST_AMOUNT, *(cap for cap in (booking.caps.day, booking.caps.month) if cap is not None)]):
         raise BudgetExceeded(booking.tenant, amount)
 
 
@@ -357,37 +402,53 @@ def _number(value: object) -> int:
 
 
 def recover(connection: Connection, worker: str, now: float) -> int:
-    """Settle the reservations a dead worker left open, at what was reserved, marked estimated. Returns how many. Idempotent."""
-    rows = connection.execute(delete(reservations).where(reservations.c.worker == worker).returning(*reservations.c)).mappings().all()
-    # One order for all, so that two that recover or settle at the same time never wait for each other in a circle.
-    for row in sorted(rows, key=lambda row: (str(row["tenant"]), str(row["request_id"]))):
-        plan = msgspec.json.decode(row["plan"], type=AttemptPlan)
-        booking = Booking(
-            request_id=row["request_id"],
-            tenant=row["tenant"],
-            key_id=row["key_id"],
-            policy_version=row["policy_version"],
-            caps=Caps(),
-            day=row["day"],
-            month=row["month"],
-            attempt=row["attempt"],
-            plan=plan,
+    """Settle the reservations a dead worker left open, at what was reserved, marked estimated. Returns how many. Idempotent.
+
+    Each stands in a savepoint of its own: one that cannot be settled stays open, is logged, and keeps no other open.
+    """
+    # All reservations first and in one order, then the counters in one order: two that recover or settle at the same time never wait in a circle.
+    held = select(reservations).where(reservations.c.worker == worker).order_by(reservations.c.request_id).with_for_update()
+    settled = 0
+    for row in sorted(connection.execute(held).mappings().all(), key=lambda row: (str(row["tenant"]), str(row["request_id"]))):
+        try:
+            with connection.begin_nested():
+                _recover_one(connection, row, now)
+        except (SQLAlchemyError, ValueError, OverflowError) as error:
+            log.error("reservation_not_recovered", request_id=row["request_id"], error=type(error).__name__)
+        else:
+            settled += 1
+    return settled
+
+
+def _recover_one(connection: Connection, row: Mapping[Any, Any], now: float) -> None:
+    """Raises `ValueError` for a plan that cannot be read (of another release), and whatever the database refuses."""
+    plan = msgspec.json.decode(row["plan"], type=AttemptPlan)
+    booking = Booking(
+        request_id=row["request_id"],
+        tenant=row["tenant"],
+        key_id=row["key_id"],
+        policy_version=row["policy_version"],
+        caps=Caps(),
+        day=row["day"],
+        month=row["month"],
+        attempt=row["attempt"],
+        plan=plan,
+    )
+    settlement = Settlement(
+        outcome="crashed",
+        usage=Usage(input_tokens=plan.input_bound, output_tokens=plan.output_bound, source="estimated"),
+        cost=plan.amount,
+        provider_request_id=None,
+        model=plan.model,
+        delivered_characters=0,
+        error="worker_died",
+        ended_at=now,
+    )
+    _close(connection, booking)
+    for period in (booking.day, booking.month):
+        connection.execute(
+            budgets.update()
+            .where(budgets.c.tenant == booking.tenant, budgets.c.period == period)
+            .values(spent=budgets.c.spent + plan.amount, reserved=budgets.c.reserved - plan.amount)
         )
-        settlement = Settlement(
-            outcome="crashed",
-            usage=Usage(input_tokens=plan.input_bound, output_tokens=plan.output_bound, source="estimated"),
-            cost=plan.amount,
-            provider_request_id=None,
-            model=plan.model,
-            delivered_characters=0,
-            error="worker_died",
-            ended_at=now,
-        )
-        for period in (booking.day, booking.month):
-            connection.execute(
-                budgets.update()
-                .where(budgets.c.tenant == booking.tenant, budgets.c.period == period)
-                .values(spent=budgets.c.spent + plan.amount, reserved=budgets.c.reserved - plan.amount)
-            )
-        connection.execute(_INSERT_LEDGER, Accounting._ledger_row(booking, settlement, "recovery"))
-    return len(rows)
+    connection.execute(_INSERT_LEDGER, Accounting._ledger_row(booking, settlement, "recovery"))

@@ -26,6 +26,7 @@ from router.tables import keys, tenants
 
 CACHE_SECONDS = 0.5
 CACHE_ENTRIES = 10_000
+LONGEST_NAME = 200
 PLATFORM = ""
 """The tenant of a platform key: none. Its role is one of the platform's (operator, auditor)."""
 
@@ -87,8 +88,12 @@ def create_tenant(connection: Connection, name: str) -> None:
     connection.execute(insert(tenants), {"name": name, "created_at": time.time()})
 
 
-def list_tenants(connection: Connection) -> list[dict[str, object]]:
-    return [dict(row) for row in connection.execute(select(tenants).order_by(tenants.c.name)).mappings()]
+def list_tenants(connection: Connection, tenant: str | None = None) -> list[dict[str, object]]:
+    """All tenants, or only this one."""
+    query = select(tenants).order_by(tenants.c.name)
+    if tenant is not None:
+        query = query.where(tenants.c.name == tenant)
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def create_key(
@@ -104,7 +109,8 @@ def create_key(
 ) -> NewKey:
     """Make a key for a tenant, or for the platform (`tenant=PLATFORM`).
 
-    Raises `Unknown` for a tenant that is not there and `InvalidName` for a role that is not one of its roles.
+    Raises `Unknown` for a tenant that is not there and `InvalidName` for a role that is not one of its roles or a
+    name that is too long.
     """
     roles: tuple[str, ...] = PLATFORM_ROLES if tenant == PLATFORM else TENANT_ROLES
     if role not in roles:
@@ -112,6 +118,8 @@ def create_key(
         raise InvalidName(f"role {role!r} is not one of {', '.join(roles)}{hint}")
     if tenant != PLATFORM and not connection.execute(select(tenants.c.name).where(tenants.c.name == tenant)).first():
         raise Unknown(f"tenant {tenant!r} does not exist; make it with: headgate tenants create {tenant}")
+    if len(name) > LONGEST_NAME:
+        raise InvalidName(f"the name has {len(name)} characters; at most {LONGEST_NAME} are kept")
     key = key or new_secret_key()
     key_id = "key_" + uuid.uuid4().hex[:24]
     connection.execute(

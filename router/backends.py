@@ -1,10 +1,14 @@
-"""Which kinds of backend exist: the shipped ones, and those that plugins register."""
+"""Which kinds of backend exist, the shipped ones and those that plugins register, and whether a policy's backends can be made."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+from collections.abc import Mapping
 
+from adapters.backend import BackendContext, create_backend
 from config.settings import Settings, import_plugins
+from policies.load import Policy, PolicyError
 
 SHIPPED = ("adapters.openai", "adapters.anthropic", "adapters.gemini", "adapters.llama", "adapters.extractive", "adapters.scripted")
 
@@ -14,3 +18,26 @@ def load_kinds(settings: Settings) -> None:
     for module in SHIPPED:
         importlib.import_module(module)
     import_plugins(settings.plugins)
+
+
+async def try_backends(policy: Policy, environ: Mapping[str, str]) -> None:
+    """Make every backend of a policy as a worker would, and close it again: what cannot be made here must not become the active policy.
+
+    Makes no call. Raises `PolicyError` that names the backends.
+    """
+    context = BackendContext(environ=environ)
+    problems = []
+    for name, configured in policy.backends.items():
+        try:
+            backend = create_backend(name, configured.spec, context)
+            await backend.aclose()
+        except Exception as error:  # a plugin's constructor may raise anything
+            message = f"this backend cannot be made: {type(error).__name__}: {error}"
+            problems.append(policy.places.problem(("backends", name), message))
+    if problems:
+        raise PolicyError(problems, policy.source)
+
+
+def try_policy(policy: Policy, environ: Mapping[str, str]) -> None:
+    """`try_backends` where no event loop runs."""
+    asyncio.run(try_backends(policy, environ))

@@ -7,8 +7,9 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -30,9 +31,11 @@ from policies.decide import BackendState, State
 from policies.load import Policy, load_policy
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
-from router.accounting import Accounting, Booking, Settlement
+from router.accounting import Accounting, Booking, Settlement, unmeasured
 from router.auth import Authenticator
 from router.http.errors import ApiError
+from router.insisting import insist
+from router.launch import installed
 from router.policy_store import PolicyVersion, active_number, active_version
 from router.tables import workers
 from router.telemetry import Metrics
@@ -42,6 +45,8 @@ log = structlog.get_logger("headgate.gateway")
 
 REFRESH_S = 0.5
 BEAT_S = 2.0
+LONGEST_PAUSE_S = 30.0
+"""Between two attempts to load a policy version that cannot be loaded."""
 
 
 class Compute(LocalCompute, Protocol):
@@ -65,6 +70,20 @@ class ActivePolicy:
         self.health: dict[str, BackendHealth] = {}
         self.users = 0
         self.retired = False
+        self._prices: dict[str, tuple[int, Price]] = {}
+
+    def price(self, name: str, at: float | None = None) -> Price:
+        """What a backend charges at that time (default: now). The book's prices may change with the hour, so each is asked for once a minute."""
+        configured = self.policy.backends[name]
+        if not configured.remote or configured.spec.price is not None:
+            return configured.price
+        now = time.time() if at is None else at
+        minute = int(now // 60)
+        known = self._prices.get(name)
+        if known is None or known[0] != minute:
+            price = price_for(configured.spec, datetime.fromtimestamp(now, UTC)) or configured.price
+            known = self._prices[name] = (minute, price)
+        return known[1]
 
     def state(self, seed: str, principal: Principal, upper_costs: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
         """What a decision depends on besides the policy and the request. Costs and budget in picodollars; they count where they are given."""
@@ -103,7 +122,13 @@ class PolicyHolder:
         self._context = context
         self._source = source
         self._current: ActivePolicy | None = None
+        self._failed = (0, 0.0, 0.0)
+        """The version that could not be loaded, how long it is left alone (seconds), and until when by the monotonic clock."""
         self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        return self._context.environ
 
     @property
     def current(self) -> ActivePolicy:
@@ -120,14 +145,23 @@ class PolicyHolder:
         self._close_if_unused(active)
 
     async def refresh(self) -> None:
-        """Load the active version if it is another than the one in force."""
-        if self._current is not None and await self._database.read(active_number) == self._current.version:
-            return
+        """Load the active version if it is another than the one in force. One that cannot be loaded is tried again, ever more rarely."""
+        if self._current is not None:
+            number = await self._database.read(active_number)
+            failed, _, until = self._failed
+            if number == self._current.version or (number == failed and time.monotonic() < until):
+                return
         version = await self._database.read(active_version)
         if version is None:
             return
-        policy = load_policy(version.text, self._source, price_of=known_price)
-        active = ActivePolicy(policy, version, self._context)
+        try:
+            policy = load_policy(version.text, self._source, price_of=known_price)
+            active = ActivePolicy(policy, version, self._context)
+        except Exception:
+            failed, pause, _ = self._failed
+            pause = min(2 * pause, LONGEST_PAUSE_S) if failed == version.version else 2 * REFRESH_S
+            self._failed = (version.version, pause, time.monotonic() + pause)
+            raise
         await active.check_health()
         old, self._current = self._current, active
         log.info("policy_active", version=version.version, hash=version.hash[:12])
@@ -227,23 +261,16 @@ class Gateway:
             task.exception()  # whoever awaits it sees it; without this, an unawaited one would be reported a second time
 
     async def settle(self, booking: Booking, settlement: Settlement) -> None:
-        """Settle, again and again while the database is away: money that was spent is booked."""
-        await self._insist(lambda: self.accounting.settle(booking, settlement), booking)
+        """Settle, again and again while the database is away: money that was spent is booked, at what was reserved where it must."""
+        await insist(
+            lambda: self.accounting.settle(booking, settlement),
+            booking.request_id,
+            otherwise=lambda: self.accounting.settle(booking, unmeasured(booking, settlement)),
+        )
 
     async def release(self, booking: Booking) -> None:
         """Undo a reservation that may have been made, again and again while the database is away."""
-        await self._insist(lambda: self.accounting.release(booking), booking)
-
-    @staticmethod
-    async def _insist(book: Callable[[], Awaitable[None]], booking: Booking) -> None:
-        delay = 0.1
-        while True:
-            try:
-                return await book()
-            except Exception:
-                log.exception("settlement_failed", request_id=booking.request_id, retry_in_s=delay)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 10.0)
+        await insist(lambda: self.accounting.release(booking), booking.request_id)
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """Passages for a question. Raises `ApiError` 503 where search is not available."""
@@ -253,6 +280,11 @@ class Gateway:
             return await self.compute.search(request)
         except BackendError as error:
             raise ApiError(503, "documents_unavailable", f"Documents cannot be searched now: {error.message}", headers={"retry-after": "2"}) from error
+
+    def require_indexing(self) -> None:
+        """Raises `ApiError` 503 where nobody would ever index a file: without the extra, on a database that no other host shares."""
+        if (self.compute is None or not installed("faiss")) and self.database.dialect == "sqlite":
+            raise ApiError(503, "documents_unavailable", "Documents cannot be indexed here: install headgate[documents] and restart.")
 
     async def require_stores(self, tenant: str, stores: tuple[str, ...], param: str) -> None:
         """Raises `ApiError` 404 for a store that is missing or another tenant's, in the same words."""
@@ -279,12 +311,16 @@ class Gateway:
             raise ApiError(403, "not_permitted", f"The role {principal.role!r} may not do this ({action}).")
 
     async def _every(self, seconds: float, work: Any) -> None:
+        pause = seconds
         while True:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(pause)
             try:
                 await work()
             except Exception:
-                log.exception("background_work_failed", work=getattr(work, "__name__", ""))
+                pause = min(2 * pause, 4 * seconds)  # a heartbeat that comes back late must still be taken for a living worker's
+                log.exception("background_work_failed", work=getattr(work, "__name__", ""), retry_in_s=pause)
+            else:
+                pause = seconds
 
     async def _beat(self) -> None:
         await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -40,6 +41,11 @@ class Launch(Struct, frozen=True):
 
     def command(self, module: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", module, *arguments]
+
+
+def installed(module: str) -> bool:
+    """Whether a module of an extra is there, without importing it."""
+    return importlib.util.find_spec(module) is not None
 
 
 def open_state(settings: Settings) -> Database:

@@ -18,17 +18,21 @@ from adapters.types import (
     ToolCallDelta,
     UsageReported,
 )
-from policies.moderation import Match, Moderator, RuleSet, moderate
+from policies.moderation import ArgumentsModerator, Match, Moderator, Released, RuleSet, moderate
 
 _Stream = tuple[str, int, int]
 
 
 class Moderation:
-    """Moderates one answer. Texts are separate streams: each choice's text, reasoning and refusal, and each tool call's arguments."""
+    """Moderates one answer. Texts are separate streams: each choice's text, reasoning and refusal, and each tool call's arguments.
+
+    A tool's name is moderated whole, and a match in it ends the answer, for a redacted name is none. Log probabilities spell the text a second time, in
+    tokens that no rule could follow: where there are rules they are dropped.
+    """
 
     def __init__(self, rules: RuleSet) -> None:
         self.rules = rules
-        self._moderators: dict[_Stream, Moderator] = {}
+        self._moderators: dict[_Stream, Moderator | ArgumentsModerator] = {}
         self.matches: list[Match] = []
         self.blocked = False
 
@@ -40,18 +44,21 @@ class Moderation:
                 case TextDelta():
                     choices.add(event.choice)
                     if text := self._feed(("text", event.choice, 0), event.text):
-                        yield event if text == event.text else TextDelta(text, event.choice)
+                        yield event if text == event.text and not (event.logprobs and self.active) else TextDelta(text, event.choice)
                 case ReasoningDelta():
+                    choices.add(event.choice)
                     if text := self._feed(("reasoning", event.choice, 0), event.text):
                         yield ReasoningDelta(text, event.choice)
                 case RefusalDelta():
+                    choices.add(event.choice)
                     if text := self._feed(("refusal", event.choice, 0), event.text):
                         yield RefusalDelta(text, event.choice)
                 case ToolCallDelta():
                     choices.add(event.choice)
-                    text = self._feed(("tool", event.choice, event.index), event.arguments)
-                    if text or event.id is not None:
-                        yield ToolCallDelta(event.index, event.id, event.name, text, event.choice)
+                    if event.name is None or self._name(event.name):
+                        text = self._feed(("tool", event.choice, event.index), event.arguments)
+                        if text or event.id is not None:
+                            yield ToolCallDelta(event.index, event.id, event.name, text, event.choice)
                 case Finished():
                     choices.discard(event.choice)
                     for held in self._finish(event.choice):
@@ -64,16 +71,26 @@ class Moderation:
                     yield Finished("content_filter", choice)
                 return
 
+    @property
+    def active(self) -> bool:
+        """Whether there is any rule to moderate by."""
+        return bool(self.rules.rules)
+
+    def message(self, text: str) -> str:
+        """A message of somebody else's (a provider's error), as it may be shown."""
+        released = moderate(self.rules, text)
+        return f"{released.text}(withheld by moderation)" if released.blocked else released.text
+
     def follow(self, citation: Citation, choice: int = 0) -> Citation:
-        """The citation as it may be shown: its quote moderated like the answer, its place in the answer moved with the redactions."""
+        """The citation as it may be shown: quote and file name moderated like the answer, its place in the answer moved with the redactions."""
         quote = moderate(self.rules, citation.quote)
         moderator = self._moderators.get(("text", choice, 0))
         start, end = citation.answer_start, citation.answer_end
-        if moderator is not None:
+        if isinstance(moderator, Moderator):
             start, end = moderator.to_released(start), moderator.to_released(end, end=True)
         return Citation(
             file_id=citation.file_id,
-            filename=citation.filename,
+            filename=self.message(citation.filename),
             page=citation.page,
             start=citation.start,
             end=citation.end,
@@ -97,10 +114,18 @@ class Moderation:
     def _feed(self, stream: _Stream, text: str) -> str:
         moderator = self._moderators.get(stream)
         if moderator is None:
-            moderator = self._moderators[stream] = Moderator(self.rules)
-        released = moderator.feed(text)
-        if released.matches:
-            self.matches += released.matches
+            moderator = self._moderators[stream] = ArgumentsModerator(self.rules) if stream[0] == "tool" else Moderator(self.rules)
+        return self._note(moderator.feed(text))
+
+    def _name(self, name: str) -> bool:
+        """Whether a tool's name may be shown. Where it may not, the answer is blocked."""
+        released = moderate(self.rules, name)
+        self._note(released)
+        self.blocked = self.blocked or released.text != name
+        return not self.blocked
+
+    def _note(self, released: Released) -> str:
+        self.matches += released.matches
         self.blocked = self.blocked or released.blocked
         return released.text
 
@@ -110,18 +135,16 @@ class Moderation:
         for (kind, owner, index), moderator in self._moderators.items():
             if owner != choice:
                 continue
-            released = moderator.finish()
-            self.matches += released.matches
-            self.blocked = self.blocked or released.blocked
-            if not released.text:
+            text = self._note(moderator.finish())
+            if not text:
                 continue
             match kind:
                 case "text":
-                    held.append(TextDelta(released.text, choice))
+                    held.append(TextDelta(text, choice))
                 case "reasoning":
-                    held.append(ReasoningDelta(released.text, choice))
+                    held.append(ReasoningDelta(text, choice))
                 case "refusal":
-                    held.append(RefusalDelta(released.text, choice))
+                    held.append(RefusalDelta(text, choice))
                 case _:
-                    held.append(ToolCallDelta(index, arguments=released.text, choice=choice))
+                    held.append(ToolCallDelta(index, arguments=text, choice=choice))
         return held

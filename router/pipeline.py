@@ -15,10 +15,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import msgspec
+import structlog
 
 from adapters.backend import Backend, DataClass, estimate_tokens
 from adapters.cost import picodollars, upper_bound, usd_float
 from adapters.errors import BackendError, BackendUnavailable
+from adapters.output_limits import LONGEST_OUTPUT_TOKENS, default_output_tokens
 from adapters.types import (
     AttemptRecord,
     Citation,
@@ -42,16 +44,14 @@ from policies.features import extract, highest
 from policies.limits import check_input
 from retrieval.cite import cite
 from retrieval.values import SearchRequest
-from router.accounting import AttemptPlan, Booking, BudgetExceeded, Caps, Settlement, measured
+from router.accounting import LARGEST_AMOUNT, AttemptPlan, Booking, BudgetExceeded, Caps, Settlement, measured
 from router.gateway import ActivePolicy, Gateway
 from router.http.errors import ApiError
 from router.moderating import Moderation
 from router.wire.openai_chat import Call
 from router.wire.openai_chat_out import Headgate
 
-DEFAULT_MAX_OUTPUT_TOKENS = 16_384
-"""What a paid request without a limit of its own may produce at most, where the backend's table sets no `max_output_tokens`: without a
-limit there is no upper bound to reserve."""
+log = structlog.get_logger("headgate.pipeline")
 
 BUDGET_ROUNDS = 5
 """How often a request decides anew when others take the budget between its decision and its reservation."""
@@ -222,7 +222,7 @@ class Exchange:
                 await self._reserve(plan, last)
             except BudgetExceeded:
                 try:
-                    self._decide(await self.gateway.accounting.remaining(self.principal.tenant, self._caps()))
+                    self._decide(await self._remaining(last))
                 except ApiError:
                     if last is not None:
                         return None
@@ -236,13 +236,21 @@ class Exchange:
             return None
         raise ApiError(402, "budget_exceeded", "The budget is being used up by other requests; try again, or ask your administrator for a larger one.")
 
+    async def _remaining(self, last: BackendError | None) -> int:
+        """What the budget leaves to the next attempt: the failed one's reservation is given back when this one's is made."""
+        spent = 0 if self._booking is None else measured(self._record, self._booking.plan, last).cost
+        left = await self.gateway.accounting.remaining(self.principal.tenant, self._caps(), self._booking, spent)
+        return LARGEST_AMOUNT if left is None else min(left, LARGEST_AMOUNT)
+
     def _plan(self, name: str, backend: Backend) -> tuple[GenerateRequest, AttemptPlan]:
         request = self._request
         configured = self.active.policy.backends[name]
-        price = configured.price
-        limit = request.max_output_tokens or configured.spec.max_output_tokens
-        if limit is None and (price.output or price.tiers):
-            limit = backend.capabilities.max_output or DEFAULT_MAX_OUTPUT_TOKENS
+        price = self.active.price(name)
+        longest = configured.spec.max_output_tokens or backend.capabilities.max_output
+        if request.max_output_tokens is not None:
+            limit: int | None = min(request.max_output_tokens, longest or LONGEST_OUTPUT_TOKENS)
+        else:  # what costs money has a limit: without one there is no upper bound to reserve
+            limit = longest or (default_output_tokens(backend.model) if price.output or price.tiers else None)
         request = msgspec.structs.replace(request, max_output_tokens=limit)
         bound = backend.count(request).upper
         output = (limit or 0) * request.n
@@ -356,7 +364,10 @@ class Exchange:
             if failure is not None:
                 self.outcome = settlement.outcome
             await self.gateway.settle(self._booking, settlement)
-            self._observe(settlement)
+            try:
+                self._observe(settlement)
+            except Exception:  # a figure that cannot be counted is no reason to fail an answer
+                log.exception("metrics_failed", request_id=self.request_id)
         finally:
             self.gateway.policy.release(self.active)
 
@@ -373,8 +384,9 @@ class Exchange:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Tuning knobs of the request that the backend does not have."""
-        return self._record.ignored
+        """Tuning knobs of the request that the backend does not have, and `logprobs` where moderation drops them."""
+        dropped = ("logprobs",) if self.call.request.logprobs is not None and self.moderation.active else ()
+        return (*self._record.ignored, *(knob for knob in dropped if knob not in self._record.ignored))
 
     def close(self) -> None:
         """Give up a request that was never generated."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import os
 import select
 import signal
@@ -33,9 +32,9 @@ from config.settings import Settings
 from policies.load import load_policy
 from router import auth, policy_store
 from router.accounting import recover
-from router.backends import load_kinds
+from router.backends import load_kinds, try_policy
 from router.gateway import known_price, socket_path
-from router.launch import Launch, migrate_state, open_state
+from router.launch import Launch, installed, migrate_state, open_state
 from router.tables import reservations, workers
 from router.telemetry import METRICS_FOLDER, forget_worker, prepare_metrics_folder
 
@@ -124,7 +123,7 @@ class Supervisor:
         starting = [self._spawn_worker(listener) for _ in range(settings.workers)]
         try:
             load_kinds(settings)
-            load_policy(self._launch.text(), self._launch.config, price_of=known_price)
+            self._checked_policy()
             database = open_state(settings)
             made = self._prepare(database)
         except BaseException:
@@ -146,6 +145,12 @@ class Supervisor:
         return self._stop(database)
 
     # --- before the first request ------------------------------------------------------------------------------------------------------------
+
+    def _checked_policy(self) -> str:
+        """The policy file's text, if every worker can put it in force. Raises `PolicyError` or `OSError`."""
+        text = self._launch.text()
+        try_policy(load_policy(text, self._launch.config, price_of=known_price), self._launch.environ())
+        return text
 
     def _take_lock(self) -> None:
         folder = self._settings.home / "run"
@@ -281,8 +286,7 @@ class Supervisor:
         False where the database does not take it now: then it is tried again at the next tick.
         """
         try:
-            text = self._launch.text()
-            load_policy(text, self._launch.config, price_of=known_price)
+            text = self._checked_policy()
         except (ValueError, OSError) as error:
             log.error("policy_file_refused", problems=str(error))
             return True
@@ -330,11 +334,6 @@ class Supervisor:
             self._bury_dead(database)
         database.close()
         return 0
-
-
-def installed(module: str) -> bool:
-    """Whether a module of an extra is there, without importing it."""
-    return importlib.util.find_spec(module) is not None
 
 
 def _listen(host: str, port: int) -> socket.socket:

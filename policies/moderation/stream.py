@@ -73,6 +73,21 @@ class Moderator:
         """How many original characters wait, those included that are certain to be removed."""
         return 0 if self._blocked else self._scanner.at - self._out
 
+    @property
+    def resolved(self) -> int:
+        """How many original characters are put out or replaced; where the text is blocked, the offset at which it ends."""
+        return self._out
+
+    @property
+    def kept_from(self) -> int:
+        """The first original character whose text is still kept; those between `resolved` and here are certain to be removed."""
+        return self._scanner.base
+
+    @property
+    def redactions(self) -> list[tuple[int, int, int, int]]:
+        """Every redaction so far: start and end in the original text, start and end in the released one."""
+        return self._redactions
+
     def to_released(self, original_offset: int, *, end: bool = False) -> int:
         """Where an offset of the original text lies in the released one.
 

@@ -111,11 +111,12 @@ async def _compute(launch: Launch) -> list[Finding]:
 
 
 async def _backends(launch: Launch) -> list[Finding]:
-    from router.backends import load_kinds
+    from router.backends import load_kinds, try_backends
 
     load_kinds(launch.settings())
     try:
         policy = load_policy(launch.text(), launch.config, price_of=known_price)
+        await try_backends(policy, launch.environ())
     except PolicyError as error:
         return [Finding("policy", "problem", str(error))]
     findings = [Finding("policy", "ok", f"{len(policy.backends)} backends, {len(policy.file.rules)} rules")]

@@ -14,7 +14,7 @@ from config.settings import load_settings
 from policies.access import TENANT_ROLES
 from policies.load import Policy, PolicyError, load_policy
 from router import policy_store
-from router.backends import load_kinds
+from router.backends import load_kinds, try_policy
 from router.cli.common import config_option, fail, find_launch, json_option, open_home, print_json, print_table
 from router.gateway import known_price
 from router.launch import Launch
@@ -30,7 +30,9 @@ def policy() -> None:
 def _load(launch: Launch) -> Policy:
     text = launch.text()
     load_kinds(load_settings(launch.environ(), text, launch.config))
-    return load_policy(text, launch.config, price_of=known_price)
+    loaded = load_policy(text, launch.config, price_of=known_price)
+    try_policy(loaded, launch.environ())
+    return loaded
 
 
 @policy.command("validate")
@@ -114,12 +116,12 @@ def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:
 @json_option
 def rollback(version: int, config: Path | None, as_json: bool) -> None:
     """Make an earlier version active again; a running server follows within a second. The file is not changed."""
-    with open_home(config) as (_, _, database):
+    with open_home(config) as (launch, _, database):
         earlier = database.read_blocking(lambda connection: policy_store.get_version(connection, version))
         if earlier is None:
             raise fail(f"there is no policy version {version}; see them with: headgate policy versions")
         try:
-            load_policy(earlier.text, f"version {version}", price_of=known_price)
+            try_policy(load_policy(earlier.text, f"version {version}", price_of=known_price), launch.environ())
         except PolicyError as error:
             raise fail(f"version {version} is not valid any more:\n{error}") from error
         active = database.write_blocking(lambda connection: policy_store.activate(connection, version))

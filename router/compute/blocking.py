@@ -15,6 +15,7 @@ import msgspec
 from adapters.embedding import EmbedderUnavailable, Kind
 from adapters.errors import BackendError
 from router.compute import protocol as wire
+from router.compute.folder import check_folder
 
 if TYPE_CHECKING:
     from adapters.embedding import Matrix
@@ -107,6 +108,7 @@ class BlockingEmbedder:
 
     def _connected(self) -> socket.socket:
         if self._socket is None:
+            check_folder(Path(self._path).parent)
             connection = socket.socket(socket.AF_UNIX)
             try:
                 connection.settimeout(self._call_s)

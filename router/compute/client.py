@@ -23,6 +23,7 @@ from adapters.types import AttemptRecord, BackendHealth, Event, GenerateRequest,
 from retrieval.values import SearchRequest, SearchResult
 from router.compute import protocol as wire
 from router.compute.blocking import BlockingEmbedder
+from router.compute.folder import check_folder
 
 __all__ = ["BlockingEmbedder", "ComputeClient"]
 
@@ -160,7 +161,8 @@ class _Connection:
 
     @classmethod
     async def open(cls, path: str) -> _Connection:
-        """Raises `OSError` or `EOFError` while nobody answers, `ProtocolError` for an answer in another language."""
+        """Raises `OSError` or `EOFError` while nobody answers, `ProtocolError` for an answer in another language or an unsafe folder."""
+        check_folder(Path(path).parent)
         reader, writer = await asyncio.open_unix_connection(path)
         try:
             writer.write(wire.frame(wire.Hello(wire.VERSION, os.getpid())))

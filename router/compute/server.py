@@ -19,6 +19,7 @@ from adapters.backend import UnknownKind
 from adapters.errors import BackendError, BackendUnavailable, InvalidRequest, ProviderFault, StreamBroken
 from adapters.types import AttemptRecord
 from router.compute import protocol as wire
+from router.compute.folder import check_folder
 from router.compute.services import Services
 
 log = structlog.get_logger("headgate.compute")
@@ -233,11 +234,12 @@ def _spec(message: wire.Generate | wire.Health | wire.Warm) -> Any:
 def bind(path: Path) -> socket.socket:
     """A Unix socket only this user may use, in a folder made private where it did not exist. A socket nobody listens at is replaced.
 
-    Raises `OSError` where one listens already, or something else stands there.
+    Raises `OSError` where one listens already, something else stands there, or the folder could be another user's.
     """
     if len(os.fsencode(path)) > MAX_PATH:
         raise OSError(f"the path of the socket is longer than {MAX_PATH} bytes: {path}")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_folder(path.parent)
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(f"{path} exists and is no socket")

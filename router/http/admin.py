@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from litestar import MediaType, Response, delete, get, post, put
 from litestar.params import FromPath, FromQuery
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from config.yamlfile import Problem
+from policies.access import may_grant
 from policies.load import PolicyError, load_policy
 from router import auth, policy_store, reports
+from router.backends import try_backends
 from router.gateway import known_price
 from router.http.context import HttpRequest, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
@@ -33,7 +35,7 @@ class NewKeyBody(Struct, frozen=True, forbid_unknown_fields=True):
 
     role: str
     tenant: str = auth.PLATFORM
-    name: str = ""
+    name: Annotated[str, Meta(max_length=auth.LONGEST_NAME)] = ""
     models: tuple[str, ...] | None = None
     expires_at: float | None = None
 
@@ -75,7 +77,7 @@ async def put_policy(request: HttpRequest) -> Response[dict[str, Any]]:
     if expected is None:
         raise ApiError(428, "if_match_required", "Send If-Match with the ETag of GET /admin/policy, so that nobody's change is lost.")
     text = await _policy_text(request)
-    validation = _validate(text, gateway)
+    validation = await _validate(text, gateway)
     if not validation.valid:
         raise ApiError(400, "invalid_policy", _first_lines(validation.problems), param=validation.problems[0].path or None)
     try:
@@ -93,7 +95,7 @@ async def validate_policy(request: HttpRequest) -> Validation:
     """The body is YAML; every problem comes with line, column and, where one is near, a suggestion."""
     gateway = gateway_of(request)
     gateway.require(principal_of(request), "policy.read")
-    return _validate(await _policy_text(request), gateway)
+    return await _validate(await _policy_text(request), gateway)
 
 
 @get("/admin/policy/versions", tags=["policy"], summary="Every policy that was ever active")
@@ -111,7 +113,7 @@ async def rollback_policy(request: HttpRequest) -> dict[str, Any]:
     earlier = await gateway.database.read(lambda connection: policy_store.get_version(connection, wanted))
     if earlier is None:
         raise ApiError(404, "version_not_found", f"No policy version {wanted}. See GET /admin/policy/versions.", param="version")
-    validation = _validate(earlier.text, gateway)
+    validation = await _validate(earlier.text, gateway, from_file=earlier.source == "file")
     if not validation.valid:
         raise ApiError(409, "invalid_policy", "That version is not valid any more: " + _first_lines(validation.problems), param="version")
     version = await gateway.database.write(lambda connection: policy_store.activate(connection, wanted))
@@ -127,9 +129,11 @@ async def _policy_text(request: HttpRequest) -> str:
         raise ApiError(400, "invalid_policy", f"The policy is not UTF-8: {error}.") from error
 
 
-def _validate(text: str, gateway: Gateway) -> Validation:
+async def _validate(text: str, gateway: Gateway, *, from_file: bool = False) -> Validation:
+    trusted = from_file or gateway.settings.allow_private_backends
     try:
-        load_policy(text, "policy.yaml", price_of=known_price, private_addresses=gateway.settings.allow_private_backends)
+        policy = load_policy(text, "policy.yaml", price_of=known_price, private_addresses=trusted)
+        await try_backends(policy, gateway.policy.environ)
     except PolicyError as error:
         return Validation(False, tuple(error.problems))
     return Validation(True)
@@ -150,9 +154,11 @@ def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:
 
 @get("/admin/tenants", tags=["tenants"], summary="List tenants")
 async def get_tenants(request: HttpRequest) -> dict[str, Any]:
-    gateway = gateway_of(request)
-    gateway.require(principal_of(request), "tenants.read")
-    return {"data": await gateway.database.read(auth.list_tenants)}
+    """All of them for the platform's keys; a tenant's own keys see their tenant."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    gateway.require(principal, "tenants.read")
+    scope = _scope(principal, None)
+    return {"data": await gateway.database.read(lambda connection: auth.list_tenants(connection, scope))}
 
 
 @post("/admin/tenants", status_code=200, tags=["tenants"], summary="Make a tenant")
@@ -185,6 +191,9 @@ async def post_key(request: HttpRequest) -> auth.NewKey:
     body = await _decode(request, NewKeyBody)
     if not principal.platform and body.tenant != principal.tenant:
         raise ApiError(403, "not_permitted", "You may make keys of your own tenant only.", param="tenant")
+    if not may_grant(principal, body.role, body.models):
+        param = "models" if may_grant(principal, body.role, principal.allowed_models) else "role"
+        raise ApiError(403, "not_permitted", "A key may not do more than the key that makes it.", param=param)
     try:
         return await gateway.database.write(
             lambda connection: auth.create_key(
@@ -205,6 +214,8 @@ async def revoke_key(request: HttpRequest, key_id: FromPath[str]) -> auth.KeyInf
         info = await gateway.database.read(lambda connection: auth.get_key(connection, key_id))
         if not principal.platform and info.tenant != principal.tenant:
             raise auth.Unknown(f"no key {key_id!r}")
+        if not may_grant(principal, info.role, principal.allowed_models):
+            raise ApiError(403, "not_permitted", f"The role {principal.role!r} may not revoke a key of role {info.role!r}.")
         return await gateway.database.write(lambda connection: auth.revoke_key(connection, key_id))
     except auth.Unknown as error:
         raise ApiError(404, "key_not_found", f"{error}.") from error
@@ -249,7 +260,7 @@ async def get_backends(request: HttpRequest) -> dict[str, Any]:
                 "provider": backend.provider,
                 "model": backend.model,
                 "capabilities": backend.capabilities,
-                "price": active.policy.backends[name].price,
+                "price": active.price(name),
                 "health": active.health[name],
             }
             for name, backend in active.backends.items()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
@@ -24,21 +26,36 @@ from router.wire.sse import HEADERS, HEARTBEAT
 if TYPE_CHECKING:
     from policies.access import Principal
     from router.gateway import Gateway
+    from router.moderating import Moderation
 
 log = structlog.get_logger("headgate.chat")
 
 
-def backend_failure(error: BackendError) -> ApiError:
-    """What a client sees of a backend's failure."""
-    headers = {} if error.retry_after is None else {"retry-after": f"{max(1, round(error.retry_after))}"}
-    return ApiError(error.http_status, error.code, error.message, param=error.param, headers=headers)
+LONGEST_WAIT_S = 86_400
+"""The longest `Retry-After` that a client is told: a day."""
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
+
+
+def backend_failure(error: BackendError, moderation: Moderation) -> ApiError:
+    """What a client sees of a backend's failure: its words moderated like an answer. Never raises."""
+    headers = {}
+    if error.retry_after is not None and math.isfinite(error.retry_after):
+        headers["retry-after"] = f"{round(min(max(1, error.retry_after), LONGEST_WAIT_S))}"
+    param = None if error.param is None else moderation.message(error.param)
+    return ApiError(error.http_status, error.code, moderation.message(error.message), param=param, headers=headers)
+
+
+def _header(value: str) -> bytes:
+    """A header's value: printable ASCII as it is, a question mark for every other character."""
+    return _UNPRINTABLE.sub("?", value).encode("ascii")
 
 
 class ChatResponse:
     """An ASGI response that runs the exchange itself, so that a client that leaves stops the work within a tick.
 
-    Headers and status wait for the first delta or for `commit_after_s`, whichever comes first; from then on heartbeats flow and a failure
-    is an error event. Exactly one terminal event is sent.
+    A stream's headers and status wait for the first delta or for `commit_after_s` from the request's start, whichever comes first; from then
+    on heartbeats flow and a failure is an error event, also one of the search or the decision. Exactly one terminal event is sent.
     """
 
     def __init__(self, gateway: Gateway, principal: Principal, call: Call, request_id: str) -> None:
@@ -59,16 +76,16 @@ class ChatResponse:
             leaving.cancel()
             if not work.done():
                 work.cancel()
-            with suppress(asyncio.CancelledError):
-                await work
-            exchange.close()
-            gateway.metrics.active(-1)
-            self._log(exchange)
+            try:
+                with suppress(asyncio.CancelledError):
+                    await work
+            finally:
+                gateway.metrics.active(-1)
+                self._log(exchange, work)
+                exchange.close()
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         try:
-            async with self._gateway.interruptible():
-                await exchange.prepare()
             if self._call.stream:
                 await self._stream(exchange, send)
             else:
@@ -76,18 +93,20 @@ class ChatResponse:
         except ApiError as error:
             await self._refuse(error, send)
         except BackendError as error:
-            await self._refuse(backend_failure(error), send)
+            await self._refuse(backend_failure(error, exchange.moderation), send)
 
     async def _refuse(self, error: ApiError, send: Send) -> None:
         self._gateway.metrics.refused(error.code)
-        extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        extra = [(name.encode(), _header(value)) for name, value in error.headers.items()]
         await _send_whole(send, error.status, error.body(), extra)
 
     async def _whole(self, exchange: Exchange, send: Send) -> None:
         collector = Collector()
-        async with self._gateway.interruptible(), aclosing(exchange.events()) as events:
-            async for event in events:
-                collector.add(event)
+        async with self._gateway.interruptible():
+            await exchange.prepare()
+            async with aclosing(exchange.events()) as events:
+                async for event in events:
+                    collector.add(event)
         for finish in exchange.finished:
             collector.add(finish)
         body = completion(self._response_id, int(exchange.created), exchange.model, collector.result(), exchange.usage, exchange.headgate())
@@ -99,26 +118,29 @@ class ChatResponse:
         sender = _EventSender(send, lambda: self._decision_headers(exchange), settings.commit_after_s, settings.heartbeat_s)
         encoder: ChunkEncoder | None = None
         try:
-            async with self._gateway.interruptible(), aclosing(exchange.events()) as events:
-                async for event in events:
-                    if encoder is None:
-                        encoder = self._encoder(exchange)
-                        await sender.start()
-                    if frames := encoder.event(event):
-                        await sender.send(frames)
+            async with self._gateway.interruptible():
+                await exchange.prepare()
+                async with aclosing(exchange.events()) as events:
+                    async for event in events:
+                        if encoder is None:
+                            encoder = self._encoder(exchange)
+                            await sender.start()
+                        if frames := encoder.event(event):
+                            await sender.send(frames)
             await sender.start()
             last = (encoder or self._encoder(exchange)).end(exchange.finished, exchange.usage, exchange.headgate())
         except (ApiError, BackendError) as error:
-            refusal = error if isinstance(error, ApiError) else backend_failure(error)
+            refusal = error if isinstance(error, ApiError) else backend_failure(error, exchange.moderation)
             if not sender.started:
                 raise
             self._gateway.metrics.refused(refusal.code)
-            last = ChunkEncoder.error(refusal.detail, exchange.headgate())
+            last = ChunkEncoder.error(refusal.detail, exchange.headgate() if exchange.decision else None)
         except Exception:
             if not sender.started:
                 raise
             log.exception("stream_failed", request_id=self._id)
-            last = ChunkEncoder.error(ApiError(500, "internal_error", "The service failed; the request id says which log line.").detail, exchange.headgate())
+            failure = ApiError(500, "internal_error", "The service failed; the request id says which log line.")
+            last = ChunkEncoder.error(failure.detail, exchange.headgate() if exchange.decision else None)
         finally:
             sender.stop()
         await sender.end(last)
@@ -133,18 +155,19 @@ class ChatResponse:
     def _decision_headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
         overhead = max(0.0, time.perf_counter() - exchange.started - exchange.upstream_s)
         self._gateway.metrics.overhead(overhead)
-        headers = [
-            (b"x-headgate-rule", exchange.rule.encode("latin-1", "replace")),
-            (b"x-headgate-policy", str(exchange.active.version).encode()),
-            (b"x-headgate-overhead-ms", f"{overhead * 1000:.1f}".encode()),
-        ]
+        headers = [(b"x-headgate-policy", _header(str(exchange.active.version))), (b"x-headgate-overhead-ms", f"{overhead * 1000:.1f}".encode())]
+        if exchange.rule:
+            headers.append((b"x-headgate-rule", _header(exchange.rule)))
         if exchange.backend_name:
-            headers += [(b"x-headgate-backend", exchange.backend_name.encode()), (b"x-headgate-model", exchange.model.encode())]
+            headers += [(b"x-headgate-backend", _header(exchange.backend_name)), (b"x-headgate-model", _header(exchange.model))]
         if exchange.ignored:
-            headers.append((b"x-headgate-ignored", ",".join(exchange.ignored).encode()))
+            headers.append((b"x-headgate-ignored", _header(",".join(exchange.ignored))))
         return headers
 
-    def _log(self, exchange: Exchange) -> None:
+    def _log(self, exchange: Exchange, work: asyncio.Task[None]) -> None:
+        outcome = exchange.outcome
+        if outcome == "refused":  # nothing says otherwise yet: the settlement of what was ended from outside follows in the background
+            outcome = "cancelled" if not work.done() or work.cancelled() else "error" if work.exception() else outcome
         log.info(
             "chat",
             request_id=self._id,
@@ -153,7 +176,7 @@ class ChatResponse:
             stream=self._call.stream,
             backend=exchange.backend_name,
             rule=exchange.rule,
-            outcome=exchange.outcome,
+            outcome=outcome,
             ms=round((time.perf_counter() - exchange.started) * 1000, 1),
         )
 

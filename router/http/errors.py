@@ -73,3 +73,5 @@ def decode_body(body: bytes, into: type[T]) -> T:
         raise invalid(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, "invalid_json", f"The body is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise ApiError(400, "invalid_json", "The body is nested too deeply.") from error

@@ -31,6 +31,8 @@ async def create_store(request: HttpRequest) -> StoreObject:
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "stores.write")
     body = decode_body(await request.body() or b"{}", CreateStore)
+    if body.file_ids:
+        gateway.require_indexing()
     try:
         store = await gateway.documents.create_store(
             principal.tenant,
@@ -100,6 +102,7 @@ async def attach_file(request: HttpRequest, store_id: FromPath[str]) -> FileObje
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "stores.write")
     body = decode_body(await request.body(), AttachFile)
+    gateway.require_indexing()
     data_class = body.headgate.data_class or "public"
     try:
         return file_object(await gateway.documents.attach(principal.tenant, store_id, body.file_id, attributes=body.attributes or {}, data_class=data_class))

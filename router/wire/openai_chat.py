@@ -25,7 +25,8 @@ from adapters.types import (
 )
 from router.http.errors import ApiError, invalid
 
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seed: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class ContentText(Struct, tag_field="type", tag="text"):
@@ -135,7 +136,7 @@ class ChatBody(Struct):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     stop: str | list[str] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     n: Annotated[int, Meta(ge=1, le=16)] | None = None
     tools: list[FunctionTool | FileSearchTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
@@ -171,6 +172,8 @@ def decode_chat(body: bytes) -> Call:
         fields = _decode_object(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, "invalid_json", f"The body is not a JSON object: {error}. Send a JSON object with 'model' and 'messages'.") from error
+    except RecursionError as error:
+        raise ApiError(400, "invalid_json", "The body is nested too deeply.") from error
     try:
         chat = msgspec.convert(fields, ChatBody)
     except msgspec.ValidationError as error:

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from sqlalchemy import func, select
 
+from router import policy_store
 from router.tables import ledger
 from tests.serving import Service, serving
 
@@ -75,6 +76,30 @@ async def test_a_tenants_owner_administers_its_own_tenant_only(service: Service)
     assert (await call(service, "PUT", "/admin/policy", service.key, {}, **{"if-match": "*"}))[0] == 403
 
 
+async def test_a_tenant_sees_itself_among_the_tenants_and_an_operator_sees_all(service: Service) -> None:
+    for key, seen in ((service.key, ["acme"]), (service.other_key, ["globex"]), (service.admin_key, ["acme", "globex"])):
+        assert [each["name"] for each in (await call(service, "GET", "/admin/tenants", key))[1]["data"]] == seen
+
+
+async def test_a_key_makes_no_key_that_may_do_more_than_itself(service: Service) -> None:
+    async def make(key: str, **body: Any) -> tuple[int, Any]:
+        return await call(service, "POST", "/admin/keys", key, {"tenant": "acme", **body})
+
+    admin = (await make(service.key, role="admin", models=["mini"]))[1]["key"]
+    for body, param in (({"role": "owner", "models": ["mini"]}, "role"), ({"role": "member"}, "models"), ({"role": "member", "models": ["large"]}, "models")):
+        status, answer = await make(admin, **body)
+        assert (status, answer["error"]["code"], answer["error"]["param"]) == (403, "not_permitted", param)
+    assert (await make(admin, role="member", models=["mini"]))[0] == 200
+    owner = (await make(service.key, role="owner"))[1]["id"]
+    assert (await call(service, "DELETE", f"/admin/keys/{owner}", admin))[0] == 403
+    assert (await call(service, "DELETE", f"/admin/keys/{owner}", service.key))[0] == 200
+
+
+async def test_a_name_of_a_key_that_is_too_long_is_refused(service: Service) -> None:
+    status, answer = await call(service, "POST", "/admin/keys", service.key, {"tenant": "acme", "role": "member", "name": "x" * 201})
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "invalid_request", "name")
+
+
 async def test_usage_and_ledger_show_a_tenant_its_own_rows(service: Service) -> None:
     for key in (service.key, service.key, service.other_key):
         assert (await call(service, "POST", "/v1/chat/completions", key, CHAT))[0] == 200
@@ -126,6 +151,36 @@ async def test_a_policy_can_be_rolled_back(service: Service) -> None:
     assert (await call(service, "POST", "/v1/chat/completions", service.key, CHAT))[1]["headgate"]["backend"] == "mini"
     versions = (await call(service, "GET", "/admin/policy/versions", admin))[1]["data"]
     assert [(version["version"], version["active"]) for version in versions] == [(2, False), (1, True)]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("{kind: scripted, capabilities: {tools: 5}}", "backends.mini: this backend cannot be made"),
+        ("{kind: scripted, bill_to: bills.jsonl}", "backends.mini.bill_to: names a file"),
+        ("{kind: openai, model: gpt-5-mini, base_url: 'https://example.com:abc/v1'}", "backends.mini.base_url: expected an http or https URL"),
+    ],
+)
+async def test_a_policy_that_no_worker_could_load_is_not_put_in_force(service: Service, table: str, says: str) -> None:
+    async with aiohttp.ClientSession(headers=service.bearer(service.admin_key)) as session:
+        changed = f"version: 1\nbackends:\n  mini: {table}\ndefault: mini\n"
+        async with session.put(f"{service.url}/admin/policy", data=changed, headers={"if-match": "*"}) as answer:
+            error = (await answer.json())["error"]
+    assert (answer.status, error["code"]) == (400, "invalid_policy")
+    assert says in error["message"]
+    assert len((await call(service, "GET", "/admin/policy/versions", service.admin_key))[1]["data"]) == 1
+
+
+async def test_an_earlier_version_that_no_worker_could_load_is_not_put_in_force_again(service: Service) -> None:
+    text = "version: 1\nbackends: {mini: {kind: scripted, capabilities: {tools: 5}}}\ndefault: mini\n"
+
+    def slip_in(connection: Any) -> None:
+        version = policy_store.add_version(connection, text, source="api", author="test").version
+        assert (version, policy_store.activate(connection, 1) is not None) == (2, True)
+
+    await service.database.write(slip_in)
+    status, answer = await call(service, "POST", "/admin/policy/rollback", service.admin_key, {"version": 2})
+    assert (status, answer["error"]["code"]) == (409, "invalid_policy")
 
 
 async def test_metrics_count_requests_tokens_and_cost_and_need_an_operators_key(service: Service) -> None:

@@ -8,6 +8,7 @@ import openai
 import pytest
 from sqlalchemy import select
 
+from adapters.output_limits import LONGEST_OUTPUT_TOKENS
 from router.tables import ledger, reservations
 from tests.serving import Service, serving
 
@@ -73,3 +74,49 @@ async def test_personal_data_is_redacted_while_it_streams(tmp_path: Path) -> Non
         stream = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}], stream=True)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
         assert text == "Write to [EMAIL] today"
+
+
+FALLBACKS = """
+version: 1
+backends:
+  first: {kind: scripted, price: {input: 1.0, output: 1.0}, max_output_tokens: 600000, fault: {error: provider_error, at: start}}
+  dear: {kind: scripted, price: {input: 1.0, output: 1.0}, max_output_tokens: 2000000}
+  spare: {kind: scripted, text: "Spare.", price: {input: 1.0, output: 1.0}, max_output_tokens: 500000}
+default: first
+fallback: [dear, spare]
+tenants: {acme: {budget_usd: {month: 1}}}
+"""
+
+
+async def test_a_failed_attempts_reservation_does_not_count_against_its_own_fallback(tmp_path: Path) -> None:
+    async with serving(FALLBACKS, tmp_path) as service, client(service) as sdk:
+        answer = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
+        assert answer.choices[0].message.content == "Spare."
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(2**31 - 1, 50), (20, 20), (None, 50)])
+async def test_an_output_limit_is_never_more_than_the_backend_can_do(tmp_path: Path, limit: int | None, expected: int) -> None:
+    policy = POLICY.replace("directives: true", "max_output_tokens: 50")
+    async with serving(policy, tmp_path) as service, client(service) as sdk:
+        await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}], max_tokens=limit or openai.omit)
+        (row,) = await ledger_rows(service)
+        assert (int(str(row["reserved"])) // 10**6 - expected * 4) in range(200)  # the rest is the input's bound
+
+
+async def test_the_largest_limit_of_a_request_is_reserved_and_settled(tmp_path: Path) -> None:
+    async with serving(POLICY, tmp_path) as service, client(service) as sdk:
+        await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}], max_tokens=2**31 - 1)
+        (row,) = await ledger_rows(service)
+        assert row["outcome"] == "ok"
+        assert (int(str(row["reserved"])) // 10**6 - LONGEST_OUTPUT_TOKENS * 4) in range(200)
+
+
+async def test_a_figure_that_cannot_be_counted_does_not_fail_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(POLICY, tmp_path) as service, client(service) as sdk:
+
+        def refuse(**_figures: object) -> None:
+            raise ValueError("counters can only go up")
+
+        monkeypatch.setattr(service.gateway.metrics, "request_done", refuse)
+        answer = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
+        assert answer.choices[0].message.content == "Hello there, my friend."

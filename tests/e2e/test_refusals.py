@@ -65,6 +65,7 @@ CASES: dict[str, tuple[Any, int, str, str | None]] = {
     "not an object": (b"[1, 2]", 400, "invalid_json", None),
     "bytes that are no text": (b"\xff\xfe\x00", 400, "invalid_json", None),
     "an empty body": (b"", 400, "invalid_json", None),
+    "nested too deeply": (b'{"model": "auto", "messages": [], "z": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "invalid_json", None),
     "no messages": ({"model": "auto"}, 400, "invalid_request", "messages"),
     "empty messages": (chat(messages=[]), 400, "invalid_request", "messages"),
     "no model": ({"messages": HELLO}, 400, "invalid_request", "model"),
@@ -181,3 +182,11 @@ async def test_a_policy_with_a_typo_is_refused_with_line_and_suggestion_and_the_
             assert (answer.status, (await answer.json())["version"]) == (200, 2)
     _, answer_body, _ = await post(service, chat())
     assert answer_body["choices"][0]["message"]["content"] == "Changed."
+
+
+async def test_a_file_that_nobody_would_index_is_refused_at_once(service: Service) -> None:
+    store = (await post(service, {"name": "papers"}, path="/v1/vector_stores"))[1]["id"]
+    for path, body in ((f"/v1/vector_stores/{store}/files", {"file_id": "file-1"}), ("/v1/vector_stores", {"name": "more", "file_ids": ["file-1"]})):
+        status, answer, _ = await post(service, body, path=path)
+        assert (status, answer["error"]["code"]) == (503, "documents_unavailable")
+        assert "headgate[documents]" in answer["error"]["message"]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import openai
+import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
+from adapters.errors import BackendUnavailable
+from adapters.types import BackendHealth, Event
+from retrieval.values import SearchRequest, SearchResult
 from router.tables import ledger
-from tests.serving import Service, serving
+from tests.serving import Service, serving, until
 
 POLICY = """
 version: 1
@@ -129,3 +137,130 @@ async def test_several_choices_are_told_apart(tmp_path: Path) -> None:
             texts[choice["index"]] += choice["delta"].get("content") or ""
     assert set(texts.values()) == {"One two three four five."}
     assert sorted(choice["index"] for event in events(lines) for choice in event["choices"] if choice["finish_reason"]) == [0, 1]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_block_in_the_reasoning_is_an_answer_and_no_outage(tmp_path: Path, stream: bool) -> None:
+    policy = POLICY.replace('text: "One', 'reasoning: "all about Project Falcon", text: "One').replace("fallback: []", "fallback: [extractive]")
+    async with serving(policy, tmp_path) as service:
+        status, lines = await raw_stream(service, body("Hi", stream=stream))
+        (row,) = await service.database.read(lambda c: c.execute(select(ledger)).mappings().all())
+    found = events(lines) if stream else [json.loads(lines[0])]
+    assert status == 200
+    assert [choice["finish_reason"] for event in found for choice in event["choices"] if choice["finish_reason"]] == ["content_filter"]
+    assert (row["outcome"], row["backend"]) == ("blocked", "mini")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_name_that_no_header_can_hold_does_not_break_the_answer(tmp_path: Path, stream: bool) -> None:
+    async with (
+        serving(POLICY.replace("kind: scripted", 'kind: scripted, model: "日本\\n1"'), tmp_path) as service,
+        aiohttp.ClientSession() as session,
+        session.post(f"{service.url}/v1/chat/completions", json=body("Hi", stream=stream), headers=service.bearer()) as answer,
+    ):
+        assert (answer.status, answer.headers["x-headgate-model"]) == (200, "???1")
+
+
+async def test_dropped_log_probabilities_are_named(tmp_path: Path) -> None:
+    policy = POLICY.replace("directives: true", "directives: true, capabilities: {logprobs: true, streaming: true}")
+    async with (
+        serving(policy, tmp_path) as service,
+        aiohttp.ClientSession() as session,
+        session.post(f"{service.url}/v1/chat/completions", json=body("Hi", logprobs=True, top_logprobs=3), headers=service.bearer()) as answer,
+    ):
+        assert (answer.status, answer.headers["x-headgate-ignored"]) == (200, "logprobs")
+
+
+class SlowSearch:
+    """A compute process whose search ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.end = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        self.asked.set()
+        await self.end.wait()
+        if self.error is not None:
+            raise self.error
+        return SearchResult()
+
+    def generate(self, *_: Any) -> AsyncGenerator[Event, None]:
+        raise AssertionError("no local model is asked")
+
+    async def health(self, *_: Any) -> BackendHealth:
+        return BackendHealth(ready=True)
+
+    async def aclose(self) -> None: ...
+
+
+@asynccontextmanager
+async def grounded(home: Path, search: SlowSearch, policy: str = POLICY) -> AsyncIterator[tuple[Service, dict[str, Any]]]:
+    async with serving(policy, home, compute=search) as service, aiohttp.ClientSession() as session:
+        async with session.post(f"{service.url}/v1/vector_stores", json={}, headers=service.bearer()) as answer:
+            store = (await answer.json())["id"]
+        yield service, body("Hi", tools=[{"type": "file_search", "vector_store_ids": [store]}])
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_slow_search_opens_the_response_and_its_failure_is_an_error_event(tmp_path: Path, fails: bool) -> None:
+    search = SlowSearch()
+    search.error = BackendUnavailable("the index is away") if fails else None
+    async with (
+        grounded(tmp_path, search) as (service, request),
+        aiohttp.ClientSession() as session,
+        session.post(f"{service.url}/v1/chat/completions", json=request, headers=service.bearer()) as answer,
+    ):
+        assert (answer.status, await answer.content.readline()) == (200, b": keep-alive\n")
+        search.end.set()
+        lines = [line for line in (await answer.text()).split("\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    if fails:
+        assert [event["error"]["code"] for event in events(lines)] == ["documents_unavailable"]
+    else:
+        assert text_of(lines) == "One two three four five."
+
+
+async def test_a_search_that_fails_before_the_response_opened_has_a_status_of_its_own(tmp_path: Path) -> None:
+    search = SlowSearch()
+    search.error = BackendUnavailable("the index is away")
+    search.end.set()
+    async with grounded(tmp_path, search, POLICY.replace("commit_after_s: 0.05", "commit_after_s: 5")) as (service, request):
+        status, lines = await raw_stream(service, request)
+    assert (status, json.loads(lines[0])["error"]["code"]) == (503, "documents_unavailable")
+
+
+@pytest.mark.parametrize("where", ["searching", "answering"])
+async def test_a_request_whose_client_left_is_logged_as_cancelled(tmp_path: Path, where: str) -> None:
+    search = SlowSearch()
+    async with grounded(tmp_path, search, POLICY.replace("directives: true", "directives: true, hang_after: 1")) as (service, request):
+        if where == "answering":
+            search.end.set()
+        with capture_logs() as logged:
+            async with aiohttp.ClientSession() as session:
+                async with session.post(f"{service.url}/v1/chat/completions", json=request, headers=service.bearer()) as answer:
+                    await search.asked.wait()
+                    if where == "answering":
+                        async for line in answer.content:
+                            if b'"One ' in line:
+                                break
+                    answer.close()
+                await until(lambda: any(entry["event"] == "chat" for entry in logged))
+        assert [entry["outcome"] for entry in logged if entry["event"] == "chat"] == ["cancelled"]
+
+
+class Broken(Exception):
+    """Of no kind that anybody expects."""
+
+
+async def test_a_failure_of_the_service_itself_still_closes_the_exchange_and_its_books(tmp_path: Path) -> None:
+    search = SlowSearch()
+    search.error = Broken()
+    search.end.set()
+    async with grounded(tmp_path, search, POLICY.replace("commit_after_s: 0.05", "commit_after_s: 5")) as (service, request):
+        before = service.gateway.policy.current.users
+        with capture_logs() as logged:
+            status, _ = await raw_stream(service, request)
+        assert (status, service.gateway.policy.current.users) == (500, before)
+        assert [entry["outcome"] for entry in logged if entry["event"] == "chat"] == ["error"]

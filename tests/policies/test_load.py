@@ -205,6 +205,10 @@ def test_the_built_in_backend_cannot_be_made_something_else(load: Load) -> None:
         "localhost.",
         "0.0.0.0",
         "[::ffff:127.0.0.1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "[ff02::1]",
     ],
 )
 def test_a_private_address_may_come_from_the_file_only(load: Load, host: str) -> None:
@@ -213,8 +217,57 @@ def test_a_private_address_may_come_from_the_file_only(load: Load, host: str) ->
     assert "is a private address" in errors(load, text, private_addresses=False)[0]
 
 
-def test_a_public_address_may_come_from_anywhere(load: Load) -> None:
-    assert load("version: 1\nbackends: {a: {kind: openai, model: m, base_url: 'https://api.mistral.ai/v1'}}\ndefault: a", private_addresses=False)
+@pytest.mark.parametrize("host", ["api.mistral.ai", "8.8.8.8", "[2606:4700::1111]", "[64:ff9b::808:808]"])
+def test_a_public_address_may_come_from_anywhere(load: Load, host: str) -> None:
+    assert load(f"version: 1\nbackends: {{a: {{kind: openai, model: m, base_url: 'https://{host}/v1'}}}}\ndefault: a", private_addresses=False)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com:abc/v1",
+        "https://example.com:99999/v1",
+        "https://1\uff127.0.0.1/v1",
+        "https://a..b.com/v1",
+        "https://exa mple.com/v1",
+        "https://[::1/v1",
+        "https://example.com\\@127.0.0.1/v1",
+        "https://" + "a" * 64 + ".com/v1",
+        "ftp://example.com",
+    ],
+)
+def test_an_address_that_nothing_can_connect_to_is_a_problem_of_the_policy(load: Load, url: str) -> None:
+    text = f"version: 1\nbackends: {{a: {{kind: openai, model: m, base_url: {msgspec.json.encode(url).decode()}}}}}\ndefault: a"
+    assert "backends.a.base_url" in errors(load, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("{kind: scripted, bill_to: /var/log/bill}", "bill_to"),
+        ("{kind: llama, model: /etc}", "model"),
+        ("{kind: llama, model: ../models/llama}", "model"),
+        ("{kind: llama, model: ~/llama}", "model"),
+        ("{kind: llama, model: here}", "model"),
+    ],
+)
+def test_files_of_this_machine_may_come_from_the_file_only(load: Load, table: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    text = f"version: 1\nbackends: {{a: {table}}}\ndefault: a"
+    assert load(text).backends["a"]
+    (problem,) = errors(load, text, private_addresses=False)
+    assert f"backends.a.{key}: names a file or folder" in problem
+
+
+def test_a_hub_id_may_come_from_anywhere(load: Load) -> None:
+    assert load("version: 1\nbackends: {a: {kind: llama, model: meta-llama/Llama-3.2-1B-Instruct}}\ndefault: a", private_addresses=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("x-a", "one\r\ntwo: 2"), ("x-a", "\u2603"), ("x a", "fine"), ("x-a", "\u0000")])
+def test_a_header_that_cannot_be_sent_is_a_problem_of_the_policy(load: Load, name: str, value: str) -> None:
+    header = msgspec.json.encode({name: value}).decode()
+    assert "backends.a.headers" in errors(load, f"version: 1\nbackends: {{a: {{kind: openai, model: m, headers: {header}}}}}\ndefault: a")[0]
 
 
 def test_a_lock_after_an_unconditional_rule_still_holds_and_is_accepted(load: Load) -> None:
@@ -240,3 +293,35 @@ def test_the_shipped_policy_loads_and_its_own_cases_hold() -> None:
     results = run_cases(policy)
     assert len(results) == 3
     assert [result.failures for result in results] == [(), (), ()]
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("price: {input: -1, output: 1}", "price.input: must be at least 0, found -1"),
+        ("price: {input: 1, output: 1, cache_read: -0.5}", "price.cache_read: must be at least 0, found -0.5"),
+        ("price: {input: 1, output: 1, request: -2}", "price.request: must be at least 0, found -2"),
+        ("price: {input: 1, output: 1, tiers: [{above: -5, input: 1, output: 1}]}", "price.tiers[0].above: must be at least 0, found -5"),
+        ("max_output_tokens: 0", "max_output_tokens: must be at least 1, found 0"),
+        ("context_window: -8", "context_window: must be at least 1, found -8"),
+        ("timeout_s: 0", "timeout_s: must be more than 0, found 0"),
+        ("total_s: -1", "total_s: must be more than 0, found -1"),
+        ("connect_s: -1", "connect_s: must be more than 0, found -1"),
+    ],
+)
+def test_numbers_of_a_backend_that_make_no_sense_are_refused_with_their_line(load: Load, table: str, problem: str) -> None:
+    with pytest.raises(PolicyError) as raised:
+        load(f"version: 1\nbackends:\n  mini:\n    kind: openai\n    model: gpt-5-mini\n    {table}\ndefault: mini\n")
+    assert f"backends.mini.{problem}" in str(raised.value)
+    assert ":6:" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["naïve", "日本", "a\tb", "a\nb", "x" * 65, "a;b"])
+def test_a_name_that_no_header_can_hold_is_refused_where_it_stands(load: Load, name: str) -> None:
+    quoted = msgspec.json.encode(name).decode()
+    text = f"version: 1\nbackends:\n  {quoted}: {{kind: scripted}}\nrules:\n  - {{name: {quoted}, use: [extractive]}}\ndefault: extractive\n"
+    lines = errors(load, text)
+    assert len(lines) == 2
+    assert lines[0].startswith("policy.yaml:3:3: ")
+    assert lines[1].startswith("policy.yaml:5:12: rules[0].name: ")
+    assert all("is no name: 1 to 64 of the letters A to Z, digits, spaces and _ . : / @ + - are" in line for line in lines)

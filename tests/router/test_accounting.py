@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from adapters.cost import upper_bound
 from adapters.errors import ProviderFault, StreamBroken
 from adapters.types import AttemptRecord, Usage
 from config.database import Database, open_database
 from config.prices import Price
-from router.accounting import Accounting, AttemptPlan, Booking, BudgetExceeded, Caps, measured, recover
+from router.accounting import LARGEST_AMOUNT, LARGEST_COUNT, Accounting, AttemptPlan, Booking, BudgetExceeded, Caps, measured, recover
 from router.launch import migrate_state
 from router.tables import budgets, ledger, reservations
 
@@ -218,3 +218,59 @@ def test_an_estimate_for_a_free_backend_without_a_limit_counts_what_was_delivere
     free = AttemptPlan("local", "local", "llama", Price(input=0, output=0), 100, 0, 0, "default", time.time())
     settlement = measured(record(Usage(input_tokens=10, output_tokens=90, source="estimated"), delivered=360), free, asyncio.CancelledError())
     assert (settlement.usage.output_tokens, settlement.cost) == (90, 0)
+
+
+async def test_a_reservation_that_cannot_be_recovered_keeps_no_other_open(database: Database) -> None:
+    books = Accounting(database, "w1")
+    for name in ("r1", "r2", "r3"):
+        await reserve(books, name, Caps())
+    await database.write(lambda connection: connection.execute(update(reservations).where(reservations.c.request_id == "r2").values(plan="{}")))
+    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 2
+    assert [row["request_id"] for row in await rows(database, reservations)] == ["r2"]
+    assert sorted(str(row["request_id"]) for row in await rows(database, ledger)) == ["r1", "r3"]
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(2 * plan().amount, plan().amount)}
+
+
+async def test_counts_beyond_64_bits_are_recovered_and_settled(database: Database) -> None:
+    books = Accounting(database, "w1")
+    huge = msgspec.structs.replace(plan(), input_bound=10**30, output_bound=10**30, amount=LARGEST_AMOUNT)
+    await reserve(books, "r1", Caps(), huge)
+    booking = await reserve(books, "r2", Caps(), huge)
+    await books.settle(booking, measured(record(Usage(input_tokens=10**30, output_tokens=-5)), booking.plan, None))
+    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 1
+    settled, recovered = sorted(await rows(database, ledger), key=lambda row: str(row["entry"]), reverse=True)
+    assert (settled["input_tokens"], settled["output_tokens"], settled["cost"]) == (LARGEST_COUNT, 0, LARGEST_AMOUNT)
+    assert (recovered["input_tokens"], recovered["output_tokens"], recovered["cost"]) == (LARGEST_COUNT, LARGEST_COUNT, LARGEST_AMOUNT)
+    assert await rows(database, reservations) == []
+
+
+async def test_reservations_without_a_cap_never_leave_64_bits(database: Database) -> None:
+    books = Accounting(database, "w1")
+    largest = msgspec.structs.replace(plan(), amount=LARGEST_AMOUNT)
+    granted = [await reserve(books, f"r{number}", Caps(), largest) for number in range(90)]
+    with pytest.raises(BudgetExceeded):
+        await reserve(books, "one more", Caps(), largest)
+    await books.next_attempt(granted[0], measured(record(Usage()), granted[0].plan, StreamBroken("cut")), plan())
+    with pytest.raises(BudgetExceeded):
+        await reserve(books, "too large", Caps(), msgspec.structs.replace(plan(), amount=8 * 10**18))
+
+
+async def test_a_providers_words_are_stored_whatever_they_hold(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps(), msgspec.structs.replace(plan(), backend="b" * 300, rule="r" * 300))
+    said = record(Usage(input_tokens=1))
+    said.model, said.provider_request_id = "gpt\0\ud800", "id" * 5_000
+    await books.settle(booking, measured(said, booking.plan, None))
+    (row,) = await rows(database, ledger)
+    assert (row["model"], row["backend"], row["rule"], len(str(row["provider_request_id"]))) == ("gpt?", "b" * 300, "r" * 300, 1_000)
+
+
+async def test_what_a_failed_attempt_set_aside_is_free_for_the_next_one(database: Database) -> None:
+    books = Accounting(database, "w1")
+    cap = plan().amount * 2
+    booking = await reserve(books, "r1", Caps(month=cap))
+    await reserve(books, "r2", Caps(month=cap), plan(1, 1))
+    others = plan(1, 1).amount
+    assert await books.remaining("acme", Caps(month=cap)) == plan().amount - others
+    assert await books.remaining("acme", Caps(month=cap), booking) == cap - others
+    assert await books.remaining("acme", Caps(month=cap), booking, 7) == cap - others - 7

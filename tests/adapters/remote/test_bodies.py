@@ -244,6 +244,46 @@ def test_a_client_cannot_replace_what_the_service_says_through_unknown_fields() 
     assert (body["model"], body["stream"], body["stream_options"], body["user"]) == ("some-model", True, {"include_usage": True}, "u1")
 
 
+def test_fields_that_change_the_price_stay_here_unless_the_backend_passes_them_through() -> None:
+    extra = {"service_tier": "priority", "functions": [{"name": "f"}], "store": True, "user": "u1"}
+    request = GenerateRequest(messages=(user("x"),), extra=extra, metadata={"a": "b"})
+    body, call = encoded("openai", request)
+    assert body["user"] == "u1"
+    assert not {"service_tier", "functions", "store", "metadata"} & set(body)
+    assert call.ignored == ("service_tier", "functions", "store")
+    body, call = encoded("openai", request, pass_through=["service_tier", "store"])
+    assert (body["service_tier"], body["store"], body["metadata"], call.ignored) == ("priority", True, {"a": "b"}, ("functions",))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerateRequest(messages=(user("x"),), extra={"documents": ["y" * 9_000]}),
+        GenerateRequest(messages=(user("x"),), extra={"store": True}, metadata={"k": "y" * 9_000}),
+        GenerateRequest(messages=(Message("user", (TextPart("x"),), name="n" * 9_000),)),
+        GenerateRequest(messages=(Message("tool", (TextPart("x"),), tool_call_id="i" * 9_000),)),
+        GenerateRequest(messages=(user("x"), Message("assistant", (ToolCallPart("i" * 9_000, "f", "{}"),)))),
+        GenerateRequest(messages=(user("x"),), stop=("s" * 9_000,)),
+        GenerateRequest(messages=(user("x"),), reasoning="r" * 9_000),
+        GenerateRequest(messages=(user("x"),), response_format=ResponseFormat("json_schema", "n" * 9_000, {})),
+    ],
+)
+def test_everything_that_is_sent_counts_towards_the_bound(request_: GenerateRequest) -> None:
+    passing = backend("openai", pass_through=["store"])
+    assert len(passing.encode(request_).body) > 9_000
+    assert passing.count(request_).upper > 9_000
+
+
+def test_what_is_not_sent_does_not_count() -> None:
+    request = GenerateRequest(messages=(user("x"),), extra={"functions": ["y" * 9_000]})
+    assert backend("openai").count(request).upper < 1_000
+
+
+def test_an_image_counts_what_the_dearest_rule_makes_of_it() -> None:
+    request = GenerateRequest(messages=(Message("user", (ImagePart(PIXEL),)),))
+    assert backend("openai").count(request).upper >= 2_833 + 8 * 5_667
+
+
 def test_the_developer_role_is_openais_alone() -> None:
     request = GenerateRequest(messages=(Message("developer", (TextPart("rules"),)), user("x")))
     assert encoded("openai", request)[0]["messages"][0]["role"] == "developer"

@@ -16,7 +16,7 @@ from adapters.errors import (
     ProviderFault,
     RateLimited,
 )
-from adapters.faults import MAX_MESSAGE, Failure, body_failure, retry_after, to_error
+from adapters.faults import MAX_MESSAGE, MAX_WAIT_S, Failure, body_failure, retry_after, to_error
 
 TABLE = [
     (Failure(status=400, codes=("invalid_request_error",)), InvalidRequest),
@@ -91,6 +91,15 @@ def test_a_message_is_cut_to_a_bound() -> None:
         ({"retry-after": "Wed, 21 Oct 2015 07:27:00 GMT"}, 0.0),
         ({"retry-after": "-3"}, 0.0),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "1e400"}, None),
+        ({"retry-after-ms": "-inf", "retry-after": "7"}, 7.0),
+        ({"retry-after": "1e300"}, MAX_WAIT_S),
+        ({"retry-after": "-1e300"}, 0.0),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, MAX_WAIT_S),
+        ({"retry-after": "Mon, 01 Jan 0001 00:00:00 +2359"}, 0.0),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 -2359"}, MAX_WAIT_S),
     ],
 )
 def test_how_long_to_wait_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:

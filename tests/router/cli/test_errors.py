@@ -36,8 +36,10 @@ BAD_POLICY = "version: 1\nbackend: {}\nrules:\n  - {name: a, use: [nope]}\ndefau
         (["documents", "search", "what", "--store", "nope", "--tenant", "acme"], 1, "headgate documents list --tenant acme"),
         (["documents", "delete", "file-1", "--tenant", "acme"], 1, "headgate documents list --tenant acme"),
         (["policy", "validate", "missing.yaml"], 2, "leave --config out to use the embedded defaults"),
+        (["keys", "create", "--tenant", "acme", "--name", "x" * 201], 1, "at most 200"),
         (["policy", "validate", "latin.yaml"], 2, "not UTF-8"),
         (["policy", "validate", "bad.yaml"], 2, "bad.yaml:2:1: backend: unknown key 'backend'; did you mean 'backends'?"),
+        (["policy", "validate", "unmakable.yaml"], 2, "unmakable.yaml:2:15: backends.a: this backend cannot be made"),
         (["policy", "test", "bad.yaml"], 2, "there is no backend 'nope'"),
         (["policy", "explain", "hi", "--config", "bad.yaml"], 2, "there is no backend 'nope'"),
         (["policy", "explain"], 2, "--body"),
@@ -55,6 +57,7 @@ def test_wrong_input_is_refused_with_what_to_do_next(headgate: Command, tmp_path
     assert headgate("tenants", "create", "acme").status == 0
     (tmp_path / "notes.md").write_text("# Notes\n\nNothing much.\n")
     (tmp_path / "bad.yaml").write_text(BAD_POLICY)
+    (tmp_path / "unmakable.yaml").write_text("version: 1\nbackends: {a: {kind: scripted, capabilities: {tools: 5}}}\ndefault: a\n")
     (tmp_path / "latin.yaml").write_bytes("version: 1 # gr\u00fcn".encode("latin-1"))
     done = headgate(*arguments)
     assert (done.status, done.out) == (status, "")

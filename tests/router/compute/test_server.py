@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +266,31 @@ def test_a_file_in_the_way_is_not_removed(socket_path: Path) -> None:
     with pytest.raises(FileExistsError):
         bind(socket_path)
     assert socket_path.read_text() == "mine"
+
+
+def make_unsafe(shared: Path, link_to: Path | None) -> Path:
+    """In a place like `/tmp`: a link, or a folder that others may enter."""
+    shared.chmod(0o1777)
+    folder = shared / "headgate"
+    if link_to is not None:
+        folder.symlink_to(link_to)
+    else:
+        folder.mkdir()
+        folder.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("made", ["open to others", "a link"])
+async def test_a_folder_that_could_be_another_users_is_neither_listened_in_nor_connected_to(tmp_path: Path, made: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="hg") as name:
+        folder = make_unsafe(Path(name), link_to=tmp_path if made == "a link" else None)
+        with pytest.raises(PermissionError, match="others may"):
+            bind(folder / "compute.sock")
+        client = ComputeClient(folder / "compute.sock", connect_s=30)
+        with pytest.raises(BackendUnavailable, match="others may"):
+            await client.stats()
+        with pytest.raises(EmbedderUnavailable, match="others may"):
+            await asyncio.to_thread(lambda: BlockingEmbedder(folder / "compute.sock", connect_s=30).dimensions)
 
 
 def test_a_path_too_long_for_a_socket_is_said_plainly(tmp_path: Path) -> None:
