@@ -31,12 +31,13 @@ from policies.decide import BackendState, State
 from policies.load import Policy, load_policy
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
-from router.accounting import Accounting, Booking, Settlement, unmeasured
+from router.accounting import Accounting
 from router.auth import Authenticator
 from router.http.errors import ApiError
 from router.insisting import insist
 from router.launch import installed
 from router.policy_store import PolicyVersion, active_number, active_version
+from router.settlement import Booking, Settlement, unmeasured
 from router.tables import workers
 from router.telemetry import Metrics
 

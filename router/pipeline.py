@@ -44,10 +44,11 @@ from policies.features import extract, highest
 from policies.limits import check_input
 from retrieval.cite import cite
 from retrieval.values import SearchRequest
-from router.accounting import LARGEST_AMOUNT, AttemptPlan, Booking, BudgetExceeded, Caps, Settlement, measured
+from router.books import BudgetExceeded
 from router.gateway import ActivePolicy, Gateway
 from router.http.errors import ApiError
 from router.moderating import Moderation
+from router.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Caps, Settlement, measured
 from router.wire.openai_chat import Call
 from router.wire.openai_chat_out import Headgate
 

@@ -31,8 +31,8 @@ from config.secretfile import admin_key, load_secret
 from config.settings import Settings
 from policies.load import load_policy
 from router import auth, policy_store
-from router.accounting import recover
 from router.backends import load_kinds, try_policy
+from router.books import recover
 from router.gateway import known_price, socket_path
 from router.launch import Launch, installed, migrate_state, open_state
 from router.tables import reservations, workers

@@ -16,8 +16,10 @@ from adapters.errors import ProviderFault, StreamBroken
 from adapters.types import AttemptRecord, Usage
 from config.database import Database, open_database
 from config.prices import Price
-from router.accounting import LARGEST_AMOUNT, LARGEST_COUNT, Accounting, AttemptPlan, Booking, BudgetExceeded, Caps, measured, recover
+from router.accounting import Accounting
+from router.books import BudgetExceeded, recover
 from router.launch import migrate_state
+from router.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, measured
 from router.tables import budgets, ledger, reservations
 
 PRICE = Price(input=1.0, output=4.0)

@@ -11,7 +11,8 @@ from pathlib import Path
 from adapters.types import Usage
 from config.database import open_database
 from config.prices import Price
-from router.accounting import Accounting, AttemptPlan, Caps, Settlement
+from router.accounting import Accounting
+from router.settlement import AttemptPlan, Caps, Settlement
 from tests.router.cli.kit import Command
 
 POLICY = """
