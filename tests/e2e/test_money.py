@@ -197,7 +197,7 @@ async def test_a_crowd_never_overspends_and_the_ledger_equals_the_bill(tmp_path:
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 async def test_the_books_survive_killed_workers_and_a_killed_service(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     postgres = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
-    await crowd_and_kills(tmp_path, postgres, budget=0.8, phases=2, worker_kills=1, pause=0.5)
+    await crowd_and_kills(tmp_path, postgres, budget=8.0, phases=2, worker_kills=1, pause=0.5)
 
 
 @pytest.mark.long

@@ -25,6 +25,7 @@ NOT_THERE = "The documents do not answer this question."
 POLICY = """
 version: 1
 backends:
+  writer: {{kind: scripted, text: "Each employee has twenty-eight days of paid vacation [1]. The moon is made of cheese [9]."}}
   llama: {{kind: llama, model: {llama}, max_output_tokens: 24}}
   openai:
     kind: openai
@@ -182,6 +183,15 @@ def test_one_request_goes_to_each_of_five_backends_with_the_same_grammar_usage_a
     assert row["usage_source"] == ("counted" if backend in ("extractive", "llama") else "provider")
 
 
+def test_a_models_marked_claim_gets_a_verbatim_citation_and_a_mark_without_a_passage_none(world: World) -> None:
+    text, about, _ = world.ask("How many days of vacation does an employee get each year?", model="writer")
+    (citation,) = about["citations"]
+    assert "twenty-eight days of paid vacation" in citation["quote"]
+    assert canonical(world, citation["file_id"])[citation["start"] : citation["end"]] == citation["quote"]
+    assert citation["page"] == 2
+    assert text[citation["answer_start"] : citation["answer_end"]].startswith("Each employee has twenty-eight days")
+
+
 def test_another_tenant_sees_neither_the_store_nor_the_files(world: World) -> None:
     headgate_json(world.serve.home, "tenants", "create", "globex")
     key = headgate_json(world.serve.home, "keys", "create", "--tenant", "globex", "--role", "member")["key"]
@@ -222,5 +232,5 @@ def test_a_deleted_file_is_never_quoted_again(world: World, tmp_path: Path) -> N
 
 def test_health_names_every_backend_and_the_policy(world: World) -> None:
     body = json.loads(httpx2.get(f"{world.serve.url}/health/ready").text)
-    assert set(body["backends"]) == {"extractive", "llama", "openai", "anthropic", "gemini"}
+    assert set(body["backends"]) == {"extractive", "writer", "llama", "openai", "anthropic", "gemini"}
     assert all(state["ready"] for state in body["backends"].values())
