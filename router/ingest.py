@@ -14,8 +14,7 @@ import threading
 import structlog
 
 from router.compute.blocking import BlockingEmbedder
-from router.gateway import socket_path
-from router.launch import Launch, open_ingestor, open_state
+from router.launch import Launch, open_ingestor, open_state, socket_path
 from router.telemetry import configure_logging
 
 POLL_S = 0.2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,3 +76,12 @@ def open_ingestor(database: Database, settings: Settings, embedder: Embedder) ->
     from retrieval.parse import Limits
 
     return Ingestor(database, open_blobs(settings), embedder, limits=Limits(bytes=settings.upload_max_mb * 2**20))
+
+
+def socket_path(home: Path) -> Path:
+    """Where the compute process of this home listens. A socket's path has a short limit, so a deep home gets a short one elsewhere."""
+    path = home.resolve() / "run" / "compute.sock"
+    if len(str(path)) < 100:
+        return path
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"headgate-{os.getuid()}-{digest}" / "compute.sock"

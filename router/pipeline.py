@@ -45,9 +45,10 @@ from policies.limits import check_input
 from retrieval.cite import cite
 from retrieval.values import SearchRequest
 from router.books import BudgetExceeded
-from router.gateway import ActivePolicy, Gateway
+from router.gateway import Gateway
 from router.http.errors import ApiError
 from router.moderating import Moderation
+from router.policy_in_force import ActivePolicy
 from router.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Caps, Settlement, measured
 from router.wire.openai_chat import Call
 from router.wire.openai_chat_out import Headgate

@@ -28,8 +28,9 @@ from policies.load import load_policy
 from router.app import create_app
 from router.backends import load_kinds
 from router.compute.client import ComputeClient
-from router.gateway import Gateway, known_price, socket_path
-from router.launch import Launch, open_documents, open_state
+from router.gateway import Gateway
+from router.launch import Launch, open_documents, open_state, socket_path
+from router.policy_in_force import known_price
 from router.telemetry import configure_logging
 
 LAST_WORDS_S = 2.0

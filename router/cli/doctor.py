@@ -17,8 +17,8 @@ from adapters.errors import BackendError
 from config.settings import hide_password
 from policies.load import PolicyError, load_policy
 from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
-from router.gateway import known_price, socket_path
-from router.launch import Launch
+from router.launch import Launch, open_state, socket_path
+from router.policy_in_force import known_price
 
 EXTRAS = {"documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"), "local": ("torch", "transformers"), "postgres": ("asyncpg",)}
 
@@ -78,8 +78,6 @@ def _version(package: str) -> str | None:
 
 
 def _database(launch: Launch) -> Finding:
-    from router.launch import open_state
-
     settings = launch.settings()
     shown = hide_password(settings.database)
     database = open_state(settings)

@@ -17,8 +17,7 @@ from config.settings import Settings
 from retrieval.store import Documents
 from retrieval.values import NotFound, PageRequest, SearchRequest, SearchResult, Store, StoreFile
 from router.cli.common import config_option, fail, find_launch, is_serving, json_option, open_migrated, print_json, print_table, require_tenant
-from router.gateway import socket_path
-from router.launch import open_documents, open_ingestor
+from router.launch import open_documents, open_ingestor, socket_path
 
 WAIT_S = 600.0
 tenant_option = click.option("--tenant", default="default", show_default=True, help="Whose documents.")

@@ -16,8 +16,8 @@ from policies.load import Policy, PolicyError, load_policy
 from router import policy_store
 from router.backends import load_kinds, try_policy
 from router.cli.common import config_option, fail, find_launch, json_option, open_home, print_json, print_table
-from router.gateway import known_price
 from router.launch import Launch
+from router.policy_in_force import known_price
 
 file_argument = click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 

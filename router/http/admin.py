@@ -14,9 +14,9 @@ from policies.access import may_grant
 from policies.load import PolicyError, load_policy
 from router import auth, policy_store, reports
 from router.backends import try_backends
-from router.gateway import known_price
 from router.http.context import HttpRequest, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
+from router.policy_in_force import known_price
 
 if TYPE_CHECKING:
     from policies.access import Principal

@@ -16,8 +16,8 @@ from config.settings import Settings
 from policies.cases import run_cases
 from policies.load import load_policy
 from router.backends import load_kinds
-from router.gateway import known_price
 from router.launch import DEFAULT_POLICY
+from router.policy_in_force import known_price
 from tests.docs.reading import PAGES, ROOT, blocks, blocks_of_all_pages, page
 from tests.serving import Serve, environment, headgate, served, serving
 

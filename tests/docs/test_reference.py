@@ -28,8 +28,9 @@ from policies.moderation.rules import DENY_LIST, RULES
 from router.app import _CODES, create_app
 from router.backends import load_kinds
 from router.cli import cli
-from router.gateway import Gateway, known_price
+from router.gateway import Gateway
 from router.launch import DEFAULT_POLICY
+from router.policy_in_force import known_price
 from router.tables import ledger
 from router.telemetry import Metrics
 from router.wire.openai_chat import Hints

@@ -13,8 +13,8 @@ from config.settings import Settings
 from policies.load import PolicyError
 from router import policy_store
 from router.backends import load_kinds
-from router.gateway import PolicyHolder
 from router.launch import migrate_state
+from router.policy_in_force import PolicyHolder
 
 GOOD = "version: 1\nbackends: {a: {kind: scripted}}\ndefault: a\n"
 

@@ -9,7 +9,7 @@ from config.prices import Price
 from config.settings import Settings
 from policies.load import load_policy
 from router.backends import load_kinds
-from router.gateway import ActivePolicy, known_price
+from router.policy_in_force import ActivePolicy, known_price
 from router.policy_store import PolicyVersion
 
 POLICY = """
