@@ -74,6 +74,7 @@ class Exchange:
         self.created = time.time()
         self.started = time.perf_counter()
         self.upstream_s = 0.0
+        self.overhead_s: float | None = None
         self.active: ActivePolicy = gateway.policy.acquire()
         self.tenant = self.active.policy.tenant(principal.tenant)
         self.data_class: DataClass = "internal"
@@ -187,6 +188,7 @@ class Exchange:
             backend, request = planned
             committed = False
             held: list[Event] = []
+            waited, began = self.upstream_s, time.perf_counter()
             try:
                 async with aclosing(self._attempt(backend, request)) as events:
                     async for event in events:
@@ -197,6 +199,7 @@ class Exchange:
                         yield event
             except BackendError as error:
                 self.gateway.metrics.attempt_failed(backend.name, error.code)
+                self.upstream_s = waited + time.perf_counter() - began
                 if committed or error.code == "invalid_request":  # malformed for one is malformed for all
                     raise
                 last = error
@@ -309,6 +312,7 @@ class Exchange:
             async for event in events:
                 if first:
                     self.upstream_s += time.perf_counter() - began
+                    self.overhead_s = max(0.0, time.perf_counter() - self.started - self.upstream_s)
                     first = False
                 match event:
                     case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta():

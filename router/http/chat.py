@@ -153,9 +153,10 @@ class ChatResponse:
         return "chatcmpl-" + self._id
 
     def _decision_headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
-        overhead = max(0.0, time.perf_counter() - exchange.started - exchange.upstream_s)
-        self._gateway.metrics.overhead(overhead)
-        headers = [(b"x-headgate-policy", _header(str(exchange.active.version))), (b"x-headgate-overhead-ms", f"{overhead * 1000:.1f}".encode())]
+        headers = [(b"x-headgate-policy", _header(str(exchange.active.version)))]
+        if exchange.overhead_s is not None:  # a response that opens before the first event does not know it yet
+            self._gateway.metrics.overhead(exchange.overhead_s)
+            headers.append((b"x-headgate-overhead-ms", f"{exchange.overhead_s * 1000:.1f}".encode()))
         if exchange.rule:
             headers.append((b"x-headgate-rule", _header(exchange.rule)))
         if exchange.backend_name:

@@ -120,3 +120,14 @@ async def test_a_figure_that_cannot_be_counted_does_not_fail_the_answer(tmp_path
         monkeypatch.setattr(service.gateway.metrics, "request_done", refuse)
         answer = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
         assert answer.choices[0].message.content == "Hello there, my friend."
+
+
+@pytest.mark.parametrize("first", ["", " fault=provider_error@15"])
+async def test_the_overhead_of_a_whole_answer_leaves_out_what_the_backends_took(tmp_path: Path, first: str) -> None:
+    policy = POLICY.replace('text: "Spare answer."', 'text: "Spare answer.", first_delay_s: 0.2, delay_s: 0.2')
+    async with serving(policy, tmp_path) as service, client(service) as sdk:
+        raw = await sdk.chat.completions.with_raw_response.create(
+            model="auto", messages=[{"role": "user", "content": f"[[scripted deltas=20 delay=0.1{first}]]"}]
+        )
+        assert raw.headers["x-headgate-backend"] == ("spare" if first else "mini")
+        assert float(raw.headers["x-headgate-overhead-ms"]) < 1_000  # the answer took a second and a half at least
