@@ -13,7 +13,7 @@ import adapters.gemini
 import adapters.openai  # noqa: F401 - importing an adapter registers it
 from adapters.backend import BackendContext, create_backend, kind_named
 from adapters.errors import InvalidRequest, UnsupportedFeature
-from adapters.gemini import NO_SIGNATURE
+from adapters.gemini.content import NO_SIGNATURE
 from adapters.remote import RemoteBackend, WireCall
 from adapters.types import GenerateRequest, ImagePart, Message, ProviderPart, ResponseFormat, TextPart, Tool, ToolCallPart, ToolChoice
 

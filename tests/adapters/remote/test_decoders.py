@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from adapters.anthropic_wire import FINISH as ANTHROPIC_FINISH
-from adapters.anthropic_wire import MessageDecoder
+from adapters.anthropic.messages_stream import FINISH as ANTHROPIC_FINISH
+from adapters.anthropic.messages_stream import MessageDecoder
 from adapters.errors import ProviderFault, StreamBroken
-from adapters.gemini_wire import FAILED, ContentDecoder
-from adapters.gemini_wire import FINISH as GEMINI_FINISH
-from adapters.openai_wire import ChatDecoder
+from adapters.gemini.content_stream import FAILED, ContentDecoder
+from adapters.gemini.content_stream import FINISH as GEMINI_FINISH
+from adapters.openai.chat_stream import ChatDecoder
 from adapters.remote import StreamDecoder
 from adapters.sse import SseEvent
 from adapters.types import Event, Finished, ProviderItem, ReasoningDelta, ResponseStarted, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReported

@@ -11,11 +11,11 @@ import pytest
 import adapters.anthropic
 import adapters.gemini
 import adapters.openai  # noqa: F401 - importing an adapter registers it
-from adapters.anthropic_wire import FINISH as ANTHROPIC_FINISH
+from adapters.anthropic.messages_stream import FINISH as ANTHROPIC_FINISH
 from adapters.backend import BackendContext, create_backend, kind_named
 from adapters.collect import Collected, CollectedChoice, collect
 from adapters.errors import BackendError, BackendUnavailable, InvalidRequest
-from adapters.gemini_wire import FINISH as GEMINI_FINISH
+from adapters.gemini.content_stream import FINISH as GEMINI_FINISH
 from adapters.remote import RemoteBackend
 from adapters.types import AttemptRecord, GenerateRequest, Message, TextPart, Usage
 from tests.adapters.remote.recordings import ABSENT, WithHeaders, present, recorded_ids

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters.backend import BackendContext, RemoteSpec, register
-from adapters.openai_wire import ChatDecoder
+from adapters.openai.chat_stream import ChatDecoder
 from adapters.remote import RemoteBackend, WireCall, credentials
 from adapters.sender import Endpoint
 from adapters.types import Capabilities, GenerateRequest, ImagePart, JsonObject, Message, ProviderPart, TextPart, TokenCount, Tool, ToolCallPart, ToolChoice

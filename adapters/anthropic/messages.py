@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from adapters.anthropic_wire import PROVIDER, MessageDecoder
+from adapters.anthropic.messages_stream import PROVIDER, MessageDecoder
 from adapters.backend import BackendContext, RemoteSpec, register
 from adapters.remote import RemoteBackend, WireCall, credentials
 from adapters.remote_content import call_arguments, data_url, ignored_knobs

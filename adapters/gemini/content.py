@@ -12,7 +12,7 @@ import msgspec
 
 from adapters.backend import BackendContext, RemoteSpec, register
 from adapters.errors import UnsupportedFeature
-from adapters.gemini_wire import PROVIDER, ContentDecoder
+from adapters.gemini.content_stream import PROVIDER, ContentDecoder
 from adapters.remote import RemoteBackend, WireCall, credentials
 from adapters.remote_content import call_arguments, data_url, ignored_knobs
 from adapters.sender import Endpoint
