@@ -14,7 +14,23 @@ import msgspec
 from msgspec import Meta, Struct
 
 from adapters.errors import UnsupportedFeature
-from adapters.types import AttemptRecord, BackendHealth, Capabilities, Event, GenerateRequest, ImagePart, ProviderPart, TextPart, TokenCount, ToolCallPart
+from adapters.types import (
+    AttemptRecord,
+    AudioPart,
+    BackendHealth,
+    Capabilities,
+    Event,
+    FilePart,
+    GenerateRequest,
+    ImagePart,
+    ProviderPart,
+    ProviderTool,
+    RefusalPart,
+    TextPart,
+    TokenCount,
+    Tool,
+    ToolCallPart,
+)
 from config.prices import Price
 
 DataClass: TypeAlias = Literal["public", "internal", "confidential", "restricted"]
@@ -175,13 +191,25 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
     and ids too; `extra` by the adapter that sends it. An image counts what the providers' own rules allow it at most.
     """
     characters = size = images = calls = 0
-    texts = [*request.stop, request.reasoning or "", request.tool_choice.name or "", request.response_format.name or ""]
+    texts = [
+        *request.stop,
+        request.tool_choice.name or "",
+        request.response_format.name or "",
+        request.response_format.description or "",
+        request.verbosity or "",
+    ]
+    texts.append("" if request.reasoning is None else msgspec.json.encode(request.reasoning).decode())
+    files = 0
     for message in request.messages:
         texts += [message.name or "", message.tool_call_id or ""]
         for part in message.parts:
             match part:
-                case TextPart():
+                case TextPart() | RefusalPart():
                     texts.append(part.text)
+                case FilePart():
+                    files += len(part.url)
+                case AudioPart():
+                    files += len(part.data)
                 case ToolCallPart():
                     texts.append(part.id + part.name + part.arguments)
                     calls += 1
@@ -197,7 +225,9 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
         characters += len(text)
         size += len(text) if text.isascii() else len(text.encode())
     pieces = len(request.messages) + len(request.context) + len(request.tools) + calls
-    return TokenCount(n=characters // 4 + 4 * pieces + 3 + images * IMAGE_TOKENS, upper=size + 16 * pieces + 64 + images * MAX_IMAGE_TOKENS)
+    return TokenCount(
+        n=(characters + files // 8) // 4 + 4 * pieces + 3 + images * IMAGE_TOKENS, upper=size + files + 16 * pieces + 64 + images * MAX_IMAGE_TOKENS
+    )
 
 
 def estimate_output_tokens(characters: int) -> int:
@@ -207,14 +237,30 @@ def estimate_output_tokens(characters: int) -> int:
 
 def missing_features(request: GenerateRequest, capabilities: Capabilities) -> tuple[tuple[str, str], ...]:
     """The features the request needs and the backend lacks, each as `(capability, the request's parameter)`."""
+    lacking = [(need, param) for need, param in needs_of(request) if not has(capabilities, need)]
+    own = [tool.qualified for tool in request.tools if isinstance(tool, ProviderTool)]
+    lacking += [(f"the tool {tool}", "tools") for tool in own if tool not in capabilities.provider_tools]
+    return tuple(lacking)
+
+
+def needs_of(request: GenerateRequest) -> tuple[tuple[str, str], ...]:
+    """The capabilities that a request needs, each with the request's parameter that needs it."""
+    parts = {type(part) for message in request.messages for part in message.parts}
     needed = (
-        ("tools", "tools", bool(request.tools) and request.tool_choice.mode != "none"),
-        ("vision", "messages", any(isinstance(part, ImagePart) for message in request.messages for part in message.parts)),
+        ("tools", "tools", any(isinstance(tool, Tool) for tool in request.tools) and request.tool_choice.mode != "none"),
+        ("vision", "messages", ImagePart in parts),
+        ("files", "messages", FilePart in parts),
+        ("audio", "messages", AudioPart in parts),
         ("json_schema", "response_format", request.response_format.kind != "text"),
         ("logprobs", "logprobs", request.logprobs is not None),
         ("multiple_choices", "n", request.n > 1),
     )
-    return tuple((capability, param) for capability, param, needs in needed if needs and not getattr(capabilities, capability))
+    return tuple((need, param) for need, param, needs in needed if needs)
+
+
+def has(capabilities: Capabilities, need: str) -> bool:
+    """Whether a backend has a capability that requests need."""
+    return getattr(capabilities, need) not in (False, "none")
 
 
 def require_features(request: GenerateRequest, capabilities: Capabilities, backend: str) -> None:

@@ -72,7 +72,7 @@ def check_request(request: GenerateRequest, backend: str) -> None:
     require_features(request, CAPABILITIES, backend)
     if request.adapter is not None:
         raise UnsupportedFeature(f"backend {backend!r} does not load LoRA adapters", backend=backend, param="adapter")
-    if request.tool_choice.mode == "function" and request.tool_choice.name not in [tool.name for tool in request.tools]:
+    if request.tool_choice.mode == "function" and request.tool_choice.name not in [tool.name for tool in request.functions]:
         raise InvalidRequest(f"the tool {request.tool_choice.name!r} is not among the request's tools", backend=backend, param="tool_choice")
     if not request.messages:
         raise InvalidRequest("there are no messages", backend=backend, param="messages")

@@ -34,7 +34,7 @@ from adapters.types import (
     UsageReported,
 )
 
-CAPABILITIES = Capabilities(streaming=True, tools=True, parallel_tools=True, vision=True, json_schema=True, reasoning=True, multiple_choices=True)
+CAPABILITIES = Capabilities(streaming=True, tools=True, parallel_tools=True, vision=True, json_schema="native", reasoning=True, multiple_choices=True)
 
 
 class Bill(Struct, frozen=True):
@@ -53,7 +53,8 @@ class ScriptedBackend:
     def __init__(self, name: str, spec: ScriptedSpec, context: BackendContext) -> None:
         self.name = name
         self.model = spec.model or "scripted"
-        fields = {**msgspec.structs.asdict(CAPABILITIES), "context_window": spec.context_window, **spec.capabilities}
+        denied = {name: "none" for name, value in spec.capabilities.items() if name == "json_schema" and value is False}
+        fields = {**msgspec.structs.asdict(CAPABILITIES), "context_window": spec.context_window, **spec.capabilities, **denied}
         self.capabilities = msgspec.convert(fields, Capabilities)
         self._spec = spec
         self._faults_left = spec.fault.times if spec.fault else None

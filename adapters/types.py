@@ -19,6 +19,16 @@ JsonObject: TypeAlias = dict[str, Any]
 
 
 class TextPart(Struct, frozen=True, tag="text"):
+    """Text. `cache` is a mark that the prompt up to here may be cached, in the client's dialect; `extra` what else stood on the part there."""
+
+    text: str
+    cache: JsonObject | None = None
+    extra: JsonObject = {}
+
+
+class RefusalPart(Struct, frozen=True, tag="refusal"):
+    """An earlier answer's refusal."""
+
     text: str
 
 
@@ -27,6 +37,24 @@ class ImagePart(Struct, frozen=True, tag="image"):
 
     url: str
     detail: str | None = None
+    cache: JsonObject | None = None
+    extra: JsonObject = {}
+
+
+class FilePart(Struct, frozen=True, tag="file"):
+    """A document given to the model whole (a PDF): by URL (`https:` or `data:`)."""
+
+    url: str
+    filename: str | None = None
+    cache: JsonObject | None = None
+    extra: JsonObject = {}
+
+
+class AudioPart(Struct, frozen=True, tag="audio"):
+    """Spoken input: base64 text and its format (`wav`, `mp3`)."""
+
+    data: str
+    format: str
 
 
 class ToolCallPart(Struct, frozen=True, tag="tool_call"):
@@ -35,23 +63,36 @@ class ToolCallPart(Struct, frozen=True, tag="tool_call"):
     id: str
     name: str
     arguments: str
+    cache: JsonObject | None = None
+    extra: JsonObject = {}
 
 
 class ProviderPart(Struct, frozen=True, tag="provider"):
-    """An opaque part (a signature, a reasoning item) that may go back only to the provider that made it."""
+    """An opaque part (a signature, a reasoning item, a file by id) that may go back only to the provider that made it.
+
+    `required`: the message means nothing without it, so another provider must refuse the request; otherwise others leave it out.
+    """
 
     provider: str
     item: JsonObject
+    required: bool = False
 
 
-Part: TypeAlias = TextPart | ImagePart | ToolCallPart | ProviderPart
+Part: TypeAlias = TextPart | RefusalPart | ImagePart | FilePart | AudioPart | ToolCallPart | ProviderPart
 
 
 class Message(Struct, frozen=True):
+    """One message. A `tool` message answers the call `tool_call_id`; `is_error` says that the tool failed.
+
+    `extra` holds what else stood on the message in the client's dialect (an item's id and status, a cache mark on a tool's result).
+    """
+
     role: Role
     parts: tuple[Part, ...] = ()
     name: str | None = None
     tool_call_id: str | None = None
+    is_error: bool | None = None
+    extra: JsonObject = {}
 
     @property
     def text(self) -> str:
@@ -59,16 +100,35 @@ class Message(Struct, frozen=True):
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 
-class Tool(Struct, frozen=True):
+class Tool(Struct, frozen=True, tag="function"):
+    """A function the client runs. `extra` is what else stood on it in the client's dialect."""
+
     name: str
     description: str | None = None
     parameters: JsonObject = {}
     strict: bool | None = None
+    cache: JsonObject | None = None
+    extra: JsonObject = {}
+
+
+class ProviderTool(Struct, frozen=True, tag="provider"):
+    """A tool of one provider's own (a web search, a code sandbox), in its words. Others cannot have it: `UnsupportedFeature`."""
+
+    provider: str
+    item: JsonObject
+
+    @property
+    def qualified(self) -> str:
+        """`provider/type`: what `Capabilities.provider_tools` and a backend's `provider_tools` call it."""
+        return f"{self.provider}/{self.item.get('type', '')}"
 
 
 class ToolChoice(Struct, frozen=True):
+    """`item` is a choice only one dialect can say (a list of allowed tools, a tool of the provider's own), in its words, with `mode` `auto`."""
+
     mode: Literal["auto", "none", "required", "function"] = "auto"
     name: str | None = None
+    item: JsonObject | None = None
 
 
 class ResponseFormat(Struct, frozen=True):
@@ -76,6 +136,26 @@ class ResponseFormat(Struct, frozen=True):
     name: str | None = None
     schema: JsonObject | None = None
     strict: bool | None = None
+    description: str | None = None
+
+
+class Reasoning(Struct, frozen=True, kw_only=True):
+    """How much the model should think. What is None was not said.
+
+    `effort` is OpenAI's word (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, ...), `budget_tokens` a bound as Anthropic and Gemini have it,
+    `adaptive` that the model decides, `enabled` whether to think at all, `summary` how the thoughts are told. `extra`: other fields in the client's dialect.
+    """
+
+    effort: str | None = None
+    budget_tokens: int | None = None
+    adaptive: bool | None = None
+    enabled: bool | None = None
+    summary: str | None = None
+    extra: JsonObject = {}
+
+
+Dialect: TypeAlias = Literal["openai.chat", "openai.responses", "anthropic.messages"]
+"""The dialect a request came in: whose words `extra`, `cache` and a format's or a choice's own items are."""
 
 
 class Highlight(Struct, frozen=True):
@@ -137,24 +217,28 @@ class Citation(Struct, frozen=True):
 class GenerateRequest(Struct, frozen=True, kw_only=True):
     """One request for an answer, in no provider's dialect. `deadline` is in seconds of `time.time()`; `partition` is an opaque tenant salt.
 
-    `grounded` says that documents were searched for this request; `context` holds what was found, which may be nothing. `whole` says that the
-    answer is gathered before anybody sees it: a backend may then join deltas that came together into one.
+    `dialect` says in whose words the unknown fields (`extra`, here and on the parts) are: an adapter of that dialect sends them on, another
+    names them as ignored. `grounded` says that documents were searched for this request; `context` holds what was found, which may be nothing.
+    `whole` says that the answer is gathered before anybody sees it: a backend may then join deltas that came together into one.
     """
 
     messages: tuple[Message, ...]
+    dialect: Dialect = "openai.chat"
     context: tuple[Passage, ...] = ()
     grounded: bool = False
     model: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    tools: tuple[Tool, ...] = ()
+    tools: tuple[Tool | ProviderTool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat = ResponseFormat()
-    reasoning: str | None = None
+    reasoning: Reasoning | None = None
+    verbosity: str | None = None
     logprobs: int | None = None
     n: int = 1
     metadata: dict[str, str] = {}
@@ -165,6 +249,11 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     whole: bool = False
     extra: JsonObject = {}
+
+    @property
+    def functions(self) -> tuple[Tool, ...]:
+        """The tools that the client runs."""
+        return tuple(tool for tool in self.tools if isinstance(tool, Tool))
 
 
 class Usage(Struct, frozen=True):
@@ -224,9 +313,16 @@ class ToolCallDelta(Struct, frozen=True, tag="tool_call"):
 
 
 class ProviderItem(Struct, frozen=True, tag="provider_item"):
+    """An opaque part of the answer: to be sent back to its provider in the next turn.
+
+    A reasoning item repeats, whole, what `ReasoningDelta`s told before it. `shown` is what moderation lets a client see of it, None where that
+    is all of it.
+    """
+
     provider: str
     item: JsonObject
     choice: int = 0
+    shown: JsonObject | None = None
 
 
 class CitationAdded(Struct, frozen=True, tag="citation"):
@@ -251,18 +347,28 @@ Delta: TypeAlias = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta
 Event: TypeAlias = ResponseStarted | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | ProviderItem | CitationAdded | UsageReported | Finished
 
 
+JsonSupport: TypeAlias = Literal["none", "prompted", "native", "guaranteed"]
+"""How a backend answers in JSON: not at all; when the prompt asks for it; when the provider is told the schema; so that a finished answer always fits."""
+
+
 class Capabilities(Struct, frozen=True):
-    """What a backend can do. The defaults say *unsupported* and *unknown*."""
+    """What a backend can do. The defaults say *unsupported* and *unknown*.
+
+    `provider_tools` names the provider's own tools that it runs, as `ProviderTool.qualified` says them.
+    """
 
     streaming: bool = False
     tools: bool = False
     parallel_tools: bool = False
     vision: bool = False
-    json_schema: bool = False
+    files: bool = False
+    audio: bool = False
+    json_schema: JsonSupport = "none"
     reasoning: bool = False
     logprobs: bool = False
     multiple_choices: bool = False
     needs_context: bool = False
+    provider_tools: tuple[str, ...] = ()
     context_window: int | None = None
     max_output: int | None = None
 
@@ -281,6 +387,17 @@ class BackendHealth(Struct, frozen=True):
     estimated_wait_s: float = 0.0
 
 
+class RateLimit(Struct, frozen=True):
+    """What a provider said is left of its rate limits. Resets are in seconds from then."""
+
+    requests_limit: int | None = None
+    requests_remaining: int | None = None
+    requests_reset_s: float | None = None
+    tokens_limit: int | None = None
+    tokens_remaining: int | None = None
+    tokens_reset_s: float | None = None
+
+
 class AttemptRecord(Struct):
     """One attempt at one backend: made by the caller, filled by the backend while it runs, readable after the stream was closed or broke."""
 
@@ -290,6 +407,8 @@ class AttemptRecord(Struct):
     usage: Usage | None = None
     delivered_characters: int = 0
     ignored: tuple[str, ...] = ()
+    service_tier: str | None = None
+    rate_limit: RateLimit | None = None
     events: int = 0
     called: bool = False
     started_at: float = 0.0

@@ -13,7 +13,18 @@ from policies.load import BUILT_IN, Policy
 from policies.schema import Case
 
 QUOTING = Capabilities(streaming=True, needs_context=True)
-ABLE = Capabilities(streaming=True, tools=True, parallel_tools=True, vision=True, json_schema=True, reasoning=True, logprobs=True, multiple_choices=True)
+ABLE = Capabilities(
+    streaming=True,
+    tools=True,
+    parallel_tools=True,
+    vision=True,
+    files=True,
+    audio=True,
+    json_schema="native",
+    reasoning=True,
+    logprobs=True,
+    multiple_choices=True,
+)
 
 
 class CaseResult(Struct, frozen=True):

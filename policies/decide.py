@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from adapters.backend import may_see
+from adapters.backend import has, may_see
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
 from policies.features import Features
 from policies.load import Policy
@@ -189,7 +189,8 @@ def constraint(policy: Policy, features: Features, state: State, locks: list[Rul
         return Exclusion(name, "clearance", f"its clearance is {backend.clearance}, and the request holds {features.data_class} data")
     if now is None:
         return Exclusion(name, "unavailable", "it is not running")
-    lacking = [need for need in features.needs if not getattr(now.capabilities, need)]
+    lacking: list[str] = [need for need in features.needs if not has(now.capabilities, need)]
+    lacking += [f"the tool {tool}" for tool in features.provider_tools if tool not in now.capabilities.provider_tools]
     if lacking:
         return Exclusion(name, "feature", f"it does not support {', '.join(lacking)}")
     window = backend.spec.context_window or now.capabilities.context_window

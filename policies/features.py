@@ -7,8 +7,9 @@ from typing import cast
 
 from msgspec import Struct
 
-from adapters.backend import DATA_CLASSES, DataClass, missing_features
-from adapters.types import Capabilities, GenerateRequest
+from adapters import backend
+from adapters.backend import DATA_CLASSES, DataClass
+from adapters.types import GenerateRequest, ProviderTool
 from policies.access import Principal, Role
 from policies.complexity import complexity_of
 from policies.schema import Need, Task
@@ -30,6 +31,7 @@ class Features(Struct, frozen=True, kw_only=True):
     task: Task = "chat"
     model: str = "auto"
     needs: tuple[Need, ...] = ()
+    provider_tools: tuple[str, ...] = ()
     grounded: bool = False
     input_tokens: int = 0
     output_tokens: int | None = None
@@ -55,6 +57,7 @@ def extract(
         task=task_of(question, grounded=request.grounded),
         model=request.model or "auto",
         needs=needs_of(request),
+        provider_tools=tuple(dict.fromkeys(tool.qualified for tool in request.tools if isinstance(tool, ProviderTool))),
         grounded=request.grounded,
         input_tokens=input_tokens,
         output_tokens=request.max_output_tokens,
@@ -71,7 +74,7 @@ def highest(*classes: DataClass) -> DataClass:
 
 def needs_of(request: GenerateRequest) -> tuple[Need, ...]:
     """The features that a backend must have to answer this request."""
-    return tuple(cast(Need, capability) for capability, _ in missing_features(request, Capabilities()))
+    return tuple(cast(Need, need) for need, _ in backend.needs_of(request))
 
 
 def last_question(request: GenerateRequest) -> str:

@@ -15,7 +15,7 @@ from policies.moderation import Action
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 Task: TypeAlias = Literal["chat", "qa", "code", "math", "extraction", "classification", "summarise", "translate", "write"]
-Need: TypeAlias = Literal["tools", "vision", "json_schema", "logprobs", "multiple_choices"]
+Need: TypeAlias = Literal["tools", "vision", "files", "audio", "json_schema", "logprobs", "multiple_choices"]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]

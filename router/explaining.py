@@ -13,12 +13,13 @@ from policies.features import extract, highest
 from policies.limits import check_input
 from policies.load import Policy
 from router.http.errors import ApiError
+from router.sealing import Sealer
 from router.wire.openai_chat import decode_chat
 
 
 async def explain_body(policy: Policy, environ: Mapping[str, str], body: bytes, *, tenant: str, role: str) -> Decision:
     """Decide for a chat body. A backend counts as ready where its key is here; a local model counts as ready. Raises `ApiError`."""
-    call = decode_chat(body)
+    call = decode_chat(body, Sealer(b"no answer was sealed here").of(tenant))
     refusal = check_input(call.request, policy.file.input, estimate_tokens(call.request).n)
     if refusal is not None:
         raise ApiError(refusal.status, refusal.code, refusal.message, param=refusal.param)

@@ -25,6 +25,7 @@ from router.http.errors import ApiError
 from router.insisting import insist
 from router.launch import installed
 from router.policy_in_force import REFRESH_S, PolicyHolder
+from router.sealing import Sealer
 from router.settlement import Booking, Settlement, unmeasured
 from router.tables import workers
 from router.telemetry import Metrics
@@ -65,6 +66,7 @@ class Gateway:
         self.documents = documents
         self.compute = compute
         self.metrics = Metrics()
+        self.sealer = Sealer(secret)
         self.auth = Authenticator(database, secret)
         self.accounting = Accounting(database, worker)
         self.policy = PolicyHolder(database, settings, BackendContext(environ=dict(environ), compute=compute), source)

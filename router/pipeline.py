@@ -50,8 +50,8 @@ from router.http.errors import ApiError
 from router.moderating import Moderation
 from router.policy_in_force import ActivePolicy
 from router.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Caps, Settlement, measured
-from router.wire.openai_chat import Call
-from router.wire.openai_chat_out import Headgate
+from router.wire.call import Call
+from router.wire.headgate import Headgate
 
 log = structlog.get_logger("headgate.pipeline")
 
@@ -166,7 +166,7 @@ class Exchange:
         """Moderated events of the first candidate that answers; `finished`, `usage`, `cost` and `citations` hold once it ends.
 
         A failure before the first delivered delta (of a whole answer: before its end) tries the next candidate; after it, or when none is
-        left, a `BackendError` (or an `ApiError`, for a budget that allows nothing) is raised. Only deltas are yielded.
+        left, a `BackendError` (or an `ApiError`, for a budget that allows nothing) is raised. Only deltas and opaque items are yielded.
         """
         failure: BaseException | None = None
         self._generating = True
@@ -315,7 +315,7 @@ class Exchange:
                     self.overhead_s = max(0.0, time.perf_counter() - self.started - self.upstream_s)
                     first = False
                 match event:
-                    case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta():
+                    case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta() | ProviderItem():
                         yield event
                     case Finished():
                         self.finished.append(event)
@@ -325,8 +325,6 @@ class Exchange:
                         self.model = event.model or self.model
                     case UsageReported():
                         self.usage = event.usage
-                    case ProviderItem():
-                        pass
         if not self.finished:
             raise BackendUnavailable(f"backend {backend.name!r} ended without an answer", backend=backend.name)
         self.citations = [self.moderation.follow(citation) for citation in self.citations]

@@ -68,7 +68,7 @@ class AnthropicBackend(RemoteBackend):
         }
         body.update((key, value) for key, value in settings.items() if value is not None)
         if request.tools:
-            body["tools"] = [_tool(tool) for tool in request.tools]
+            body["tools"] = [_tool(tool) for tool in request.functions]
             body["tool_choice"] = _tool_choice(request)
         return WireCall("/v1/messages", msgspec.json.encode(body), ignored=ignored_knobs(request, "seed", "reasoning"))
 

@@ -20,7 +20,7 @@ from adapters.types import Capabilities, GenerateRequest, ImagePart, JsonObject,
 
 OFFICIAL_URL = "https://generativelanguage.googleapis.com"
 KEY_ENV = "GEMINI_API_KEY"
-CAPABILITIES = Capabilities(streaming=True, tools=True, parallel_tools=True, vision=True, json_schema=True)
+CAPABILITIES = Capabilities(streaming=True, tools=True, parallel_tools=True, vision=True, json_schema="native")
 
 NO_SIGNATURE = "c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="
 """Google's stand-in ("skip_thought_signature_validator") for tool calls that another model made, or whose signature the client lost."""
@@ -59,7 +59,7 @@ class GeminiBackend(RemoteBackend):
         if system:
             body["systemInstruction"] = {"parts": system}
         if request.tools:
-            body["tools"] = [{"functionDeclarations": [_tool(tool) for tool in request.tools]}]
+            body["tools"] = [{"functionDeclarations": [_tool(tool) for tool in request.functions]}]
             body["toolConfig"] = {"functionCallingConfig": _tool_choice(request)}
         config = self._config(request)
         if config:

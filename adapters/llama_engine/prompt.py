@@ -19,7 +19,7 @@ def prompt_ids(loaded: LoadedModel, request: GenerateRequest) -> list[int]:
     """The prompt's tokens. Raises `InvalidRequest` for a conversation the template refuses."""
     from jinja2.exceptions import TemplateError
 
-    tools = request.tools if request.tool_choice.mode != "none" else ()
+    tools = request.functions if request.tool_choice.mode != "none" else ()
     guard = _Guard(loaded.specials)
     try:
         text = loaded.tokenizer.apply_chat_template(

@@ -49,7 +49,7 @@ class Sequence:
         self._seed = request.seed
         self._temperature = loaded.temperature if request.temperature is None else request.temperature
         self._top_p = loaded.top_p if request.top_p is None else request.top_p
-        tools = request.tools if request.tool_choice.mode != "none" else ()
+        tools = request.functions if request.tool_choice.mode != "none" else ()
         self._answer = Answer(
             loaded.vocabulary,
             stops=request.stop,

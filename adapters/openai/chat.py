@@ -11,12 +11,27 @@ from adapters.backend import BackendContext, RemoteSpec, register
 from adapters.openai.chat_stream import ChatDecoder
 from adapters.remote import RemoteBackend, WireCall, credentials
 from adapters.sender import Endpoint
-from adapters.types import Capabilities, GenerateRequest, ImagePart, JsonObject, Message, ProviderPart, TextPart, TokenCount, Tool, ToolCallPart, ToolChoice
+from adapters.types import (
+    AudioPart,
+    Capabilities,
+    FilePart,
+    GenerateRequest,
+    ImagePart,
+    JsonObject,
+    Message,
+    ProviderPart,
+    RefusalPart,
+    TextPart,
+    TokenCount,
+    Tool,
+    ToolCallPart,
+    ToolChoice,
+)
 
 OFFICIAL_URL = "https://api.openai.com/v1"
 KEY_ENV = "OPENAI_API_KEY"
 CAPABILITIES = Capabilities(
-    streaming=True, tools=True, parallel_tools=True, vision=True, json_schema=True, reasoning=True, logprobs=True, multiple_choices=True
+    streaming=True, tools=True, parallel_tools=True, vision=True, json_schema="native", reasoning=True, logprobs=True, multiple_choices=True
 )
 
 
@@ -74,7 +89,7 @@ class OpenAIBackend(RemoteBackend):
             "seed": request.seed,
             "n": request.n if request.n > 1 else None,
             "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
-            "reasoning_effort": request.reasoning,
+            "reasoning_effort": None if request.reasoning is None else request.reasoning.effort,
             "logprobs": None if request.logprobs is None else True,
             "top_logprobs": request.logprobs or None,
             "response_format": _response_format(request),
@@ -83,7 +98,7 @@ class OpenAIBackend(RemoteBackend):
         }
         body.update((key, value) for key, value in settings.items() if value is not None)
         if request.tools:
-            body["tools"] = [_tool(tool) for tool in request.tools]
+            body["tools"] = [_tool(tool) for tool in request.functions]
             if request.tool_choice != ToolChoice():
                 body["tool_choice"] = _tool_choice(request.tool_choice)
         return WireCall("/chat/completions", msgspec.json.encode(body), ignored=tuple(name for name in request.extra if name in self._withheld))
@@ -130,7 +145,7 @@ def _content(message: Message) -> str | list[JsonObject]:
             case ImagePart():
                 image = {"url": part.url} if part.detail is None else {"url": part.url, "detail": part.detail}
                 parts.append({"type": "image_url", "image_url": image})
-            case ToolCallPart() | ProviderPart():
+            case ToolCallPart() | ProviderPart() | RefusalPart() | FilePart() | AudioPart():
                 pass
     if len(parts) == 1 and "text" in parts[0]:
         return str(parts[0]["text"])

@@ -19,8 +19,8 @@ from router.http.context import HttpRequest
 from router.http.errors import ErrorBody
 from router.http.middleware import is_open
 from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
+from router.wire.headgate import Headgate
 from router.wire.openai_chat import ChatBody
-from router.wire.openai_chat_out import Headgate
 
 JSON = "application/json"
 REFERENCE = "#/components/schemas/{name}"

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from adapters.backend import DataClass
 from adapters.types import (
     GenerateRequest,
     ImagePart,
     JsonObject,
     Message,
     Part,
+    ProviderPart,
+    Reasoning,
     ResponseFormat,
     TextPart,
     Tool,
@@ -24,6 +25,8 @@ from adapters.types import (
     ToolChoice,
 )
 from router.http.errors import ApiError, invalid
+from router.sealing import Seal
+from router.wire.call import Call, Hints
 
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -60,12 +63,19 @@ class ToolCall(Struct):
     type: Literal["function"] = "function"
 
 
+class Sealed(Struct):
+    """What an answer's `headgate` held: one token, or one for each delta of a stream."""
+
+    sealed: str | list[str] = msgspec.field(default_factory=list)
+
+
 class ChatMessage(Struct):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    headgate: Sealed = msgspec.field(default_factory=Sealed)
 
 
 class FunctionSpec(Struct):
@@ -116,16 +126,6 @@ class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class Hints(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client may say to Headgate in `headgate: {...}`. Hints only narrow: they never lower a data class or lift a limit."""
-
-    max_cost_usd: Annotated[float, Meta(ge=0)] | None = None
-    data_class: DataClass | None = None
-    cache: Literal["bypass"] | None = None
-    explain: bool = False
-    seed: int | None = None
-
-
 class ChatBody(Struct):
     model: Annotated[str, Meta(min_length=1)]
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
@@ -149,25 +149,12 @@ class ChatBody(Struct):
     headgate: Hints | UnsetType = UNSET
 
 
-class Call(Struct, frozen=True):
-    """A decoded request: what to generate, and how the client wants it routed, grounded and delivered."""
-
-    request: GenerateRequest
-    model: str
-    stream: bool
-    include_usage: bool
-    hints: Hints
-    stores: tuple[str, ...] = ()
-    stores_param: str = "tools"
-    search_limit: int | None = None
-
-
 _KNOWN = frozenset(ChatBody.__struct_fields__)
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def decode_chat(body: bytes) -> Call:
-    """Decode a chat request. Raises `ApiError` 400 that names the field at fault."""
+def decode_chat(body: bytes, seal: Seal) -> Call:
+    """Decode a chat request; `seal` opens the parts that an earlier answer gave the client. Raises `ApiError` 400 that names the field at fault."""
     try:
         fields = _decode_object(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -183,7 +170,7 @@ def decode_chat(body: bytes) -> Call:
     searches = [(index, tool) for index, tool in enumerate(tools) if isinstance(tool, FileSearchTool)]
     stop = chat.stop
     request = GenerateRequest(
-        messages=tuple(_message(message, index) for index, message in enumerate(chat.messages)),
+        messages=tuple(_message(message, index, _opened(message, seal)) for index, message in enumerate(chat.messages)),
         max_output_tokens=chat.max_completion_tokens or chat.max_tokens,
         temperature=chat.temperature,
         top_p=chat.top_p,
@@ -193,7 +180,7 @@ def decode_chat(body: bytes) -> Call:
         tool_choice=_tool_choice(chat.tool_choice),
         parallel_tool_calls=chat.parallel_tool_calls,
         response_format=_response_format(chat.response_format),
-        reasoning=chat.reasoning_effort,
+        reasoning=None if chat.reasoning_effort is None else Reasoning(effort=chat.reasoning_effort),
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
         n=chat.n or 1,
         metadata=chat.metadata or {},
@@ -211,8 +198,14 @@ def decode_chat(body: bytes) -> Call:
     )
 
 
-def _message(message: ChatMessage, index: int) -> Message:
-    parts: list[Part] = []
+def _opened(message: ChatMessage, seal: Seal) -> tuple[ProviderPart, ...]:
+    """The opaque parts of an earlier answer that the client gave back. What cannot be opened is left out: the answer stands without it."""
+    tokens = [message.headgate.sealed] if isinstance(message.headgate.sealed, str) else message.headgate.sealed
+    return tuple(part for token in tokens for part in seal.open(token) or ())
+
+
+def _message(message: ChatMessage, index: int, opened: tuple[ProviderPart, ...]) -> Message:
+    parts: list[Part] = list(opened)
     match message.content:
         case str():
             parts.append(TextPart(message.content))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
-from msgspec import Struct
 
-from adapters.collect import Collected
+from adapters.collect import Collected, CollectedChoice
 from adapters.types import (
     Citation,
     CitationAdded,
@@ -15,6 +14,7 @@ from adapters.types import (
     Finished,
     JsonObject,
     ProviderItem,
+    ProviderPart,
     ReasoningDelta,
     RefusalDelta,
     ResponseStarted,
@@ -24,24 +24,13 @@ from adapters.types import (
     Usage,
     UsageReported,
 )
-from router.wire.sse import DONE, frame
+from router.http.errors import ErrorDetail
+from router.sealing import Seal
+from router.wire.dialect import Ending, Opening
+from router.wire.headgate import Headgate
+from router.wire.sse import DONE, HEARTBEAT, frame
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Headgate(Struct, frozen=True, omit_defaults=False):
-    """What Headgate did with the request; stands in every answer."""
-
-    backend: str
-    model: str
-    rule: str
-    reasons: tuple[str, ...]
-    policy_version: int
-    cost_usd: float
-    decision_id: str
-    citations: tuple[Citation, ...] = ()
-    moderation: JsonObject = {}
-    decision: JsonObject | None = None
 
 
 def usage_object(usage: Usage) -> JsonObject:
@@ -88,10 +77,41 @@ def _logprobs(items: Iterable[TokenLogprob]) -> JsonObject | None:
     return {"content": content, "refusal": None} if content else None
 
 
-def completion(response_id: str, created: int, model: str, answer: Collected, usage: Usage, headgate: Headgate) -> bytes:
-    """The whole answer as one `chat.completion`."""
-    choices = []
-    for choice in answer.choices:
+class ChatDialect:
+    """The chat completions dialect for one request. Opaque parts go out sealed, as `message.headgate.sealed` (and in a stream `delta.headgate`)."""
+
+    name = "openai.chat"
+    heartbeat = HEARTBEAT
+
+    def __init__(self, include_usage: bool, seal: Seal) -> None:
+        self._include_usage = include_usage
+        self._seal = seal
+
+    def whole(self, opening: Opening, answer: Collected, ending: Ending) -> bytes:
+        """The whole answer as one `chat.completion`."""
+        return _encode(
+            {
+                "id": _response_id(opening),
+                "object": "chat.completion",
+                "created": opening.created,
+                "model": opening.model,
+                "choices": [self._choice(choice, ending.headgate) for choice in answer.choices],
+                "usage": usage_object(ending.usage),
+                "system_fingerprint": None,
+                "headgate": ending.headgate,
+            }
+        )
+
+    def stream(self, opening: Opening) -> ChunkEncoder:
+        return ChunkEncoder(opening, self._include_usage, self._sealed)
+
+    def refusal(self, error: ErrorDetail, status: int, request_id: str) -> bytes:
+        return _encode({"error": error})
+
+    def _sealed(self, *items: ProviderItem) -> JsonObject:
+        return {"sealed": self._seal.close(*(ProviderPart(item.provider, item.item) for item in items))}
+
+    def _choice(self, choice: CollectedChoice, headgate: Headgate) -> JsonObject:
         nothing = None if choice.tool_calls or choice.refusal else ""
         message: JsonObject = {"role": "assistant", "content": choice.text or nothing, "refusal": choice.refusal or None}
         if choice.reasoning:
@@ -102,30 +122,27 @@ def completion(response_id: str, created: int, model: str, answer: Collected, us
             ]
         if choice.index == 0:
             message["annotations"] = url_citations(headgate.citations)
+        if choice.items:
+            message["headgate"] = self._sealed(*choice.items)
         reason = choice.finish.reason if choice.finish else "stop"
-        choices.append({"index": choice.index, "message": message, "logprobs": _logprobs(choice.logprobs), "finish_reason": reason})
-    return _encode(
-        {
-            "id": response_id,
-            "object": "chat.completion",
-            "created": created,
-            "model": model,
-            "choices": choices,
-            "usage": usage_object(usage),
-            "system_fingerprint": None,
-            "headgate": headgate,
-        }
-    )
+        return {"index": choice.index, "message": message, "logprobs": _logprobs(choice.logprobs), "finish_reason": reason}
+
+
+def _response_id(opening: Opening) -> str:
+    return "chatcmpl-" + opening.request_id
 
 
 class ChunkEncoder:
     """Turns events into frames. One per stream: it remembers which choices have begun, and keeps `Finished` until the end is known."""
 
-    def __init__(self, response_id: str, created: int, model: str, include_usage: bool) -> None:
-        head = _encode({"id": response_id, "object": "chat.completion.chunk", "created": created, "model": model, "system_fingerprint": None})[:-1]
+    def __init__(self, opening: Opening, include_usage: bool, seal: Callable[[ProviderItem], JsonObject]) -> None:
+        head = _encode(
+            {"id": _response_id(opening), "object": "chat.completion.chunk", "created": opening.created, "model": opening.model, "system_fingerprint": None}
+        )[:-1]
         self._head = b"data: " + head + b',"choices":['
         self._tail = b'],"usage":null' if include_usage else b"]"
         self._include_usage = include_usage
+        self._seal = seal
         self._begun: set[int] = set()
 
     def event(self, event: Event) -> bytes:
@@ -145,28 +162,28 @@ class ChunkEncoder:
                     call |= {"id": event.id, "type": "function"}
                     function = {"name": event.name, "arguments": event.arguments}
                 return self._delta(event.choice, _encode({"tool_calls": [call | {"function": function}]}))
-            case ResponseStarted() | ProviderItem() | CitationAdded() | UsageReported() | Finished():
+            case ProviderItem():
+                return self._delta(event.choice, _encode({"headgate": self._seal(event)}))
+            case ResponseStarted() | CitationAdded() | UsageReported() | Finished():
                 return b""
 
-    def end(self, finished: Iterable[Finished], usage: Usage, headgate: Headgate) -> bytes:
+    def end(self, ending: Ending) -> bytes:
         """The last frames: a finish for every choice (the last one with the `headgate` object), usage where asked for, `[DONE]`."""
-        frames = b""
-        ends = sorted(finished, key=lambda finish: finish.choice)
-        for position, finish in enumerate(ends):
-            last = position == len(ends) - 1
+        frames, headgate = b"", ending.headgate
+        for position, finish in enumerate(ending.finished):
+            last = position == len(ending.finished) - 1
             notes = url_citations(headgate.citations) if finish.choice == 0 else []
             delta = _encode({"annotations": notes}) if notes else b"{}"
             extra = b',"headgate":' + _encode(headgate) if last else b""
             frames += self._begin(finish.choice) + self._chunk(finish.choice, delta, b"null", _encode(finish.reason), extra)
         if self._include_usage:
             short = msgspec.structs.replace(headgate, citations=())
-            frames += self._head + b'],"usage":' + _encode(usage_object(usage)) + b',"headgate":' + _encode(short) + b"}\n\n"
+            frames += self._head + b'],"usage":' + _encode(usage_object(ending.usage)) + b',"headgate":' + _encode(short) + b"}\n\n"
         return frames + DONE
 
-    @staticmethod
-    def error(detail: Struct, headgate: Headgate | None) -> bytes:
+    def failure(self, error: ErrorDetail, status: int, headgate: Headgate | None) -> bytes:
         """A failure after the start: an error event, then the end."""
-        body: JsonObject = {"error": detail}
+        body: JsonObject = {"error": error}
         if headgate is not None:
             body["headgate"] = headgate
         return frame(_encode(body)) + DONE

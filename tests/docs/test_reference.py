@@ -33,8 +33,8 @@ from router.launch import DEFAULT_POLICY
 from router.policy_in_force import known_price
 from router.tables import ledger
 from router.telemetry import Metrics
-from router.wire.openai_chat import Hints
-from router.wire.openai_chat_out import Headgate
+from router.wire.call import Hints
+from router.wire.headgate import Headgate
 from tests.docs.reading import ROOT, names, page, table
 
 

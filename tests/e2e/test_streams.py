@@ -246,8 +246,8 @@ async def test_a_request_whose_client_left_is_logged_as_cancelled(tmp_path: Path
                             if b'"One ' in line:
                                 break
                     answer.close()
-                await until(lambda: any(entry["event"] == "chat" for entry in logged))
-        assert [entry["outcome"] for entry in logged if entry["event"] == "chat"] == ["cancelled"]
+                await until(lambda: any(entry["event"] == "answered" for entry in logged))
+        assert [entry["outcome"] for entry in logged if entry["event"] == "answered"] == ["cancelled"]
 
 
 class Broken(Exception):
@@ -263,4 +263,4 @@ async def test_a_failure_of_the_service_itself_still_closes_the_exchange_and_its
         with capture_logs() as logged:
             status, _ = await raw_stream(service, request)
         assert (status, service.gateway.policy.current.users) == (500, before)
-        assert [entry["outcome"] for entry in logged if entry["event"] == "chat"] == ["error"]
+        assert [entry["outcome"] for entry in logged if entry["event"] == "answered"] == ["error"]

@@ -17,7 +17,7 @@ from config.prices import Price
 from policies.decide import BackendState, State
 from policies.load import Policy, load_policy
 
-ABLE = Capabilities(streaming=True, tools=True, vision=True, json_schema=True, logprobs=True, multiple_choices=True)
+ABLE = Capabilities(streaming=True, tools=True, vision=True, json_schema="native", logprobs=True, multiple_choices=True)
 QUOTING = Capabilities(streaming=True, needs_context=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from adapters.errors import RateLimited
 from adapters.types import Citation, Event, Finished, ReasoningDelta, RefusalDelta, TextDelta, TokenLogprob, ToolCallDelta
 from policies.moderation import RuleSet, compile_rules
-from router.http.chat import LONGEST_WAIT_S, _header, backend_failure
+from router.http.answering import LONGEST_WAIT_S, _header, backend_failure
 from router.moderating import Moderation
 
 REDACT = compile_rules(["pii", "deny-list"], ["Müller"])

@@ -15,7 +15,7 @@ from adapters.backend import BackendContext, create_backend, kind_named
 from adapters.errors import InvalidRequest, UnsupportedFeature
 from adapters.gemini.content import NO_SIGNATURE
 from adapters.remote import RemoteBackend, WireCall
-from adapters.types import GenerateRequest, ImagePart, Message, ProviderPart, ResponseFormat, TextPart, Tool, ToolCallPart, ToolChoice
+from adapters.types import GenerateRequest, ImagePart, Message, ProviderPart, Reasoning, ResponseFormat, TextPart, Tool, ToolCallPart, ToolChoice
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -51,7 +51,7 @@ FULL = GenerateRequest(
     tools=(Tool("weather", "The weather of a city", SCHEMA),),
     tool_choice=ToolChoice("function", "weather"),
     parallel_tool_calls=False,
-    reasoning="low",
+    reasoning=Reasoning(effort="low"),
     extra={"logit_bias": {"5": 1}},
 )
 
@@ -264,7 +264,7 @@ def test_fields_that_change_the_price_stay_here_unless_the_backend_passes_them_t
         GenerateRequest(messages=(Message("tool", (TextPart("x"),), tool_call_id="i" * 9_000),)),
         GenerateRequest(messages=(user("x"), Message("assistant", (ToolCallPart("i" * 9_000, "f", "{}"),)))),
         GenerateRequest(messages=(user("x"),), stop=("s" * 9_000,)),
-        GenerateRequest(messages=(user("x"),), reasoning="r" * 9_000),
+        GenerateRequest(messages=(user("x"),), reasoning=Reasoning(effort="r" * 9_000)),
         GenerateRequest(messages=(user("x"),), response_format=ResponseFormat("json_schema", "n" * 9_000, {})),
     ],
 )

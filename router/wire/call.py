@@ -1,0 +1,33 @@
+"""A decoded request, in no dialect."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from adapters.backend import DataClass
+from adapters.types import GenerateRequest
+
+
+class Hints(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client may say to Headgate in `headgate: {...}`. Hints only narrow: they never lower a data class or lift a limit."""
+
+    max_cost_usd: Annotated[float, Meta(ge=0)] | None = None
+    data_class: DataClass | None = None
+    cache: Literal["bypass"] | None = None
+    explain: bool = False
+    seed: int | None = None
+
+
+class Call(Struct, frozen=True):
+    """A decoded request: what to generate, and how the client wants it routed, grounded and delivered."""
+
+    request: GenerateRequest
+    model: str
+    stream: bool
+    include_usage: bool
+    hints: Hints
+    stores: tuple[str, ...] = ()
+    stores_param: str = "tools"
+    search_limit: int | None = None
