@@ -141,6 +141,7 @@ class Accounting:
             "month": booking.month,
             "amount": booking.plan.amount,
             "attempt": booking.attempt,
+            "purpose": booking.plan.purpose,
             "plan": msgspec.json.encode(booking.plan).decode(),
             "policy_version": booking.policy_version,
             "created_at": booking.plan.started_at,

@@ -33,7 +33,11 @@ class BudgetExceeded(Exception):
 # Built once: SQLAlchemy's building and hashing of a statement costs more than SQLite's running it.
 INSERT_LEDGER = insert(ledger)
 INSERT_RESERVATION = insert(reservations)
-_CLOSE = delete(reservations).where(reservations.c.request_id == bindparam("id")).returning(reservations.c.amount, reservations.c.attempt)
+_CLOSE = (
+    delete(reservations)
+    .where(reservations.c.request_id == bindparam("id"), reservations.c.purpose == bindparam("lane"))
+    .returning(reservations.c.amount, reservations.c.attempt)
+)
 _TOUCH_BUDGETS = text(
     "INSERT INTO budgets (tenant, period, cap, spent, reserved) "
     "VALUES (:tenant, :day, :day_cap, :spent, :amount), (:tenant, :month, :month_cap, :spent, :amount) "
@@ -50,6 +54,7 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
         "id": uuid.uuid4().hex,
         "request_id": booking.request_id,
         "attempt": booking.attempt,
+        "purpose": plan.purpose,
         "entry": entry,
         "tenant": booking.tenant,
         "key_id": booking.key_id,
@@ -127,13 +132,14 @@ class _Closed(NamedTuple):
 
 def close(connection: Connection, booking: Booking) -> _Closed | None:
     """Take the request's reservation away. None where it was recovered or settled before."""
-    found = connection.execute(_CLOSE, {"id": booking.request_id}).one_or_none()
+    found = connection.execute(_CLOSE, {"id": booking.request_id, "lane": booking.plan.purpose}).one_or_none()
     return None if found is None else _Closed(found.amount, found.attempt)
 
 
 def correct(connection: Connection, booking: Booking, row: dict[str, object]) -> None:
     """The attempt was recovered meanwhile (its worker had been given up): book the difference to what the recovery assumed."""
-    booked = connection.execute(select(ledger).where(ledger.c.request_id == booking.request_id, ledger.c.attempt == booking.attempt)).mappings().all()
+    same = (ledger.c.request_id == booking.request_id, ledger.c.attempt == booking.attempt, ledger.c.purpose == booking.plan.purpose)
+    booked = connection.execute(select(ledger).where(*same)).mappings().all()
     if any(entry["entry"] in ("settlement", "correction") for entry in booked):
         return  # settled before: settling is idempotent
     difference = {column: _number(row[column]) - sum(_number(entry[column]) for entry in booked) for column in _ADDITIVE}
@@ -152,7 +158,7 @@ def recover(connection: Connection, worker: str, now: float) -> int:
     Each stands in a savepoint of its own: one that cannot be settled stays open, is logged, and keeps no other open.
     """
     # All reservations first and in one order, then the counters in one order: two that recover or settle at the same time never wait in a circle.
-    held = select(reservations).where(reservations.c.worker == worker).order_by(reservations.c.request_id).with_for_update()
+    held = select(reservations).where(reservations.c.worker == worker).order_by(reservations.c.request_id, reservations.c.purpose).with_for_update()
     settled = 0
     for row in sorted(connection.execute(held).mappings().all(), key=lambda row: (str(row["tenant"]), str(row["request_id"]))):
         try:

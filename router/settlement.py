@@ -22,6 +22,10 @@ LARGEST_COUNT = 2**62
 Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
 
+Purpose = Literal["answer", "hedge", "history", "embedding"]
+"""What an attempt is for. A request holds at most one reservation for each at a time; retries and repairs are further attempts at its answer."""
+
+
 class Caps(Struct, frozen=True):
     """What a tenant may spend, in picodollars; None is no limit."""
 
@@ -30,7 +34,7 @@ class Caps(Struct, frozen=True):
 
 
 class AttemptPlan(Struct, frozen=True):
-    """What an attempt may cost at most, known before the call. `amount` is in picodollars, the bounds in tokens."""
+    """What an attempt may cost at most, known before the call. A booking's attempts share their purpose. `amount` is in picodollars, the bounds in tokens."""
 
     backend: str
     provider: str
@@ -41,6 +45,7 @@ class AttemptPlan(Struct, frozen=True):
     amount: int
     rule: str
     started_at: float
+    purpose: Purpose = "answer"
 
 
 class Booking(Struct):

@@ -21,7 +21,10 @@ class Hints(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Call(Struct, frozen=True):
-    """A decoded request: what to generate, and how the client wants it routed, grounded and delivered."""
+    """A decoded request: what to generate, and how the client wants it routed, grounded and delivered.
+
+    `store` keeps the answer for later turns; `previous_response_id` and `conversation` name what was kept.
+    """
 
     request: GenerateRequest
     model: str
@@ -31,3 +34,6 @@ class Call(Struct, frozen=True):
     stores: tuple[str, ...] = ()
     stores_param: str = "tools"
     search_limit: int | None = None
+    store: bool = False
+    previous_response_id: str | None = None
+    conversation: str | None = None
