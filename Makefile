@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench install
+.PHONY: help run test test-long check format bench clients install
 
 help:  ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 
 bench: $(INSTALLED)  ## Measure CPU per request and event, latency, memory and cold start
 	$(BIN)/python tests/bench/gateway.py
+
+clients: $(INSTALLED)  ## Install the clients people use (needs the network), try them, write docs/clients.md
+	$(BIN)/python -m tests.clients.run
 
 install: $(INSTALLED)  ## Only install
 

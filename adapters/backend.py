@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import AsyncGenerator, Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from adapters.errors import UnsupportedFeature
+from adapters.resilience import BreakerSpec, HedgeSpec, RetrySpec
 from adapters.types import (
     AttemptRecord,
     AudioPart,
@@ -67,9 +69,10 @@ class Backend(Protocol):
 class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The keys every backend's YAML table may have. A kind adds its own by subclassing. Times are in seconds.
 
-    `timeout_s` is the longest wait for the first event and between two events; it never cuts a stream that flows. `total_s` bounds a whole
-    attempt. `max_output_tokens` is the longest answer: a request without a limit of its own gets this one, a higher one is lowered to it, and
-    the reservation is made for it.
+    `timeout_s` is the longest wait between two events, and for the first one where `first_event_s` says nothing else; it never cuts a stream that
+    flows. `total_s` bounds a whole attempt. `max_concurrency` attempts run at once on this host, over all its workers; further ones wait for at
+    most `queue_s`. `breaker: null` is none. `max_output_tokens` is the longest answer: a request without a limit of its own gets this one, a
+    higher one is lowered to it, and the reservation is made for it.
     """
 
     kind: str
@@ -79,12 +82,22 @@ class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     price: Price | None = None
     context_window: Tokens | None = None
     max_output_tokens: Tokens | None = None
+    first_event_s: Seconds | None = None
     timeout_s: Seconds = 60.0
     total_s: Seconds | None = None
+    retry: RetrySpec = RetrySpec()
+    breaker: BreakerSpec | None = BreakerSpec()
+    hedge: HedgeSpec | None = None
+    max_concurrency: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    queue_s: Annotated[float, Meta(ge=0)] = 5.0
 
     def files(self) -> Mapping[str, str]:
         """The keys whose values name files or folders of this machine, with those values. A policy that arrives over the API may not set them."""
         return {}
+
+    def slots(self) -> int | None:
+        """How many attempts may run at once on this host, None for any number. A kind that queues by itself, for all workers, says None."""
+        return self.max_concurrency
 
 
 class RemoteSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,12 +105,18 @@ class RemoteSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     `api_key_env` names the environment variable that holds the key; it must end in `_API_KEY`. `headers` go out with every request, for a
     proxy or gateway in front of the provider; they stand in the policy's text, so no secret belongs there.
+
+    `streaming: false` is for a server or model that cannot stream: its answer is asked for in one piece, and `timeout_s` is then the longest
+    wait for the whole of it. `provider_tools` names tools that the provider runs itself and this backend may be sent, as `provider/type` with
+    `*` and `?` as in file names: what they cost must be in the backend's price.
     """
 
     base_url: str | None = None
     api_key_env: str | None = None
     connect_s: Seconds = 5.0
     headers: dict[str, str] = {}
+    streaming: bool = True
+    provider_tools: tuple[str, ...] = ()
 
 
 class LocalCompute(Protocol):
@@ -239,8 +258,20 @@ def missing_features(request: GenerateRequest, capabilities: Capabilities) -> tu
     """The features the request needs and the backend lacks, each as `(capability, the request's parameter)`."""
     lacking = [(need, param) for need, param in needs_of(request) if not has(capabilities, need)]
     own = [tool.qualified for tool in request.tools if isinstance(tool, ProviderTool)]
-    lacking += [(f"the tool {tool}", "tools") for tool in own if tool not in capabilities.provider_tools]
+    lacking += [(f"the tool {tool}", "tools") for tool in own if not takes_tool(capabilities, tool)]
+    lacking += [(f"parts of {provider}'s own", "messages") for provider in required_parts(request) if provider not in capabilities.opaque]
     return tuple(lacking)
+
+
+def required_parts(request: GenerateRequest) -> tuple[str, ...]:
+    """The providers, each once, of opaque parts without which the request means nothing."""
+    parts = (part for message in request.messages for part in message.parts)
+    return tuple(dict.fromkeys(part.provider for part in parts if isinstance(part, ProviderPart) and part.required))
+
+
+def takes_tool(capabilities: Capabilities, tool: str) -> bool:
+    """Whether a backend may be sent a provider's own tool, named `provider/type`."""
+    return any(fnmatchcase(tool, pattern) for pattern in capabilities.provider_tools)
 
 
 def needs_of(request: GenerateRequest) -> tuple[tuple[str, str], ...]:

@@ -39,6 +39,7 @@ class CollectedChoice(Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCallPart, ...]
     parts: tuple[Part, ...]
     logprobs: tuple[TokenLogprob, ...]
+    refusal_logprobs: tuple[TokenLogprob, ...] = ()
     citations: tuple[Citation, ...]
     items: tuple[ProviderItem, ...]
     finish: Finished | None
@@ -73,6 +74,7 @@ class _Choice:
         self.order: list[list[str] | _Call | ProviderItem] = []
         self.calls: dict[int, _Call] = {}
         self.logprobs: list[TokenLogprob] = []
+        self.refusal_logprobs: list[TokenLogprob] = []
         self.citations: list[Citation] = []
         self.finish: Finished | None = None
 
@@ -103,6 +105,7 @@ class _Choice:
             tool_calls=tuple(part for part in parts if isinstance(part, ToolCallPart)),
             parts=parts,
             logprobs=tuple(self.logprobs),
+            refusal_logprobs=tuple(self.refusal_logprobs),
             citations=tuple(self.citations),
             items=tuple(piece for piece in self.order if isinstance(piece, ProviderItem)),
             finish=self.finish,
@@ -136,7 +139,9 @@ class Collector:
             case ReasoningDelta():
                 self._choice(event.choice).reasoning.append(event.text)
             case RefusalDelta():
-                self._choice(event.choice).refusal.append(event.text)
+                choice = self._choice(event.choice)
+                choice.refusal.append(event.text)
+                choice.refusal_logprobs += event.logprobs
             case ProviderItem():
                 self._choice(event.choice).order.append(event)
             case CitationAdded():

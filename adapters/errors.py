@@ -104,6 +104,24 @@ class BackendTimeout(BackendError):
     retryable = True
 
 
+class QueueFull(RateLimited):
+    """All of the backend's `max_concurrency` slots were taken for as long as a request may wait for one. Nothing was sent."""
+
+    retryable = False
+
+
+class BreakerOpen(BackendUnavailable):
+    """The backend's circuit breaker lets no request through now. Nothing was sent."""
+
+    retryable = False
+
+
+class DeadlinePassed(BackendTimeout):
+    """The request's own deadline passed: no backend can mend that, and it says nothing about this one."""
+
+    retryable = False
+
+
 class ProviderFault(BackendError):
     """The provider failed on its side (5xx), or answered something that cannot be understood."""
 
@@ -125,11 +143,23 @@ class ContentRefused(BackendError):
     http_status = 400
 
 
+class InvalidOutput(BackendError):
+    """A finished answer that is not the JSON that was asked for. `answer` and `problem` are for the model that is asked to mend it.
+
+    The message names the place in the schema and holds none of the answer.
+    """
+
+    code = "invalid_output"
+    answer: str = ""
+    problem: str = ""
+
+
 ERRORS: dict[str, type[BackendError]] = {
     cls.code: cls
     for cls in (
         BackendError, UnsupportedFeature, InvalidRequest, ContextTooLong, AuthenticationFailed, RateLimited, Overloaded,
         BackendUnavailable, BackendTimeout, ProviderFault, StreamBroken, ContentRefused,
+        InvalidOutput,
     )
 }  # fmt: skip
 """By code: how an error is rebuilt on the other side of the compute socket."""

@@ -19,7 +19,9 @@ from msgspec import Meta, Struct
 
 from adapters.backend import BackendContext, BackendSpec, estimate_tokens, register, require_features
 from adapters.errors import BackendUnavailable, InvalidRequest, UnsupportedFeature
-from adapters.prompting import with_context
+from adapters.prompting import with_context, with_format
+from adapters.tokens import TokenCounter
+from adapters.tokens.profiles import LLAMA
 from adapters.types import AttemptRecord, BackendHealth, Capabilities, Event, GenerateRequest, TokenCount
 
 CAPABILITIES = Capabilities(streaming=True, tools=True)
@@ -46,6 +48,9 @@ class LlamaSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     context_window: Annotated[int, Meta(ge=16)] | None = None
     max_concurrency: Annotated[int, Meta(ge=1)] = 8
     max_queue: Annotated[int, Meta(ge=0)] = 64
+
+    def slots(self) -> None:
+        """The engine in the compute process counts and queues for all workers."""
 
     def files(self) -> Mapping[str, str]:
         """The model, unless it is a hub id and no folder of that name lies here."""
@@ -102,11 +107,14 @@ class LlamaBackend:
     def __init__(self, name: str, spec: LlamaSpec, context: BackendContext) -> None:
         self.name = name
         self.model = spec.model
-        self.capabilities = msgspec.structs.replace(CAPABILITIES, context_window=spec.context_window, max_output=spec.max_output_tokens)
+        # The prompt asks for JSON here; the engine itself is never asked for a format.
+        self.capabilities = msgspec.structs.replace(CAPABILITIES, json_schema="prompted", context_window=spec.context_window, max_output=spec.max_output_tokens)
         self._spec = spec
+        self._tokens = TokenCounter(LLAMA)
         self._compute = context.compute
 
     async def generate(self, request: GenerateRequest, attempt: AttemptRecord, /) -> AsyncGenerator[Event, None]:
+        request = with_format(request, self.capabilities)
         check_request(request, self.name)
         if self._compute is None:
             raise BackendUnavailable(MISSING, backend=self.name)
@@ -117,9 +125,13 @@ class LlamaBackend:
         async with aclosing(self._compute.generate(self._spec, bounded, attempt)) as events:
             async for event in events:
                 yield event
+        if attempt.usage is not None and attempt.usage.source != "estimated":
+            self._tokens.learn(self.count(request).n, attempt.usage.input_tokens, request)
 
     def count(self, request: GenerateRequest, /) -> TokenCount:
-        return count_prompt(request)
+        request = with_format(request, self.capabilities)
+        bound, counted = count_prompt(request), self._tokens.count(with_context(request))
+        return TokenCount(n=min(counted.n, bound.upper), upper=bound.upper)
 
     async def health(self) -> BackendHealth:
         if self._compute is None:

@@ -24,6 +24,19 @@ def price_of(provider: str, model: str, base_url: str | None = None, at: datetim
     """
     if provider == "local":
         return FREE
+    found = _found(provider, model, base_url)
+    return None if found is None else _as_price(found.get_prices(at or datetime.now(tz=UTC)))
+
+
+def window_for(spec: BackendSpec) -> int | None:
+    """The tokens that a configured backend's model takes, as the book knows them; None where it does not."""
+    base_url = spec.base_url if isinstance(spec, RemoteSpec) else None
+    found = _found(kind_named(spec.kind).provider, spec.model or "", base_url)
+    return None if found is None else found.context_window
+
+
+def _found(provider: str, model: str, base_url: str | None) -> Any:
+    """The book's entry for a model at a provider, or None."""
     from genai_prices.data_snapshot import get_snapshot
 
     snapshot = get_snapshot()
@@ -37,7 +50,7 @@ def price_of(provider: str, model: str, base_url: str | None = None, at: datetim
         _, found = snapshot.find_provider_model(model, seller, None, None)
     except LookupError:
         return None
-    return _as_price(found.get_prices(at or datetime.now(tz=UTC)))
+    return found
 
 
 def price_for(spec: BackendSpec, at: datetime | None = None) -> Price | None:

@@ -1,4 +1,4 @@
-"""Passages of documents as part of a prompt. Pure.
+"""Passages of documents, and the form an answer must have, as part of a prompt. Pure.
 
 A passage is data: whatever it says, it must not be able to pose as an instruction. It stands inside a fence whose mark is derived from the
 passages themselves, so that no passage can contain it (that would be a fixed point of SHA-256), and the instruction says so.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters.types import GenerateRequest, Message, Passage, TextPart
+from adapters.types import Capabilities, GenerateRequest, JsonSupport, Message, Passage, ResponseFormat, TextPart
 
 NOT_IN_DOCUMENTS = "The documents do not answer this question."
 """What a model is told to say, word for word, when the passages do not answer."""
@@ -36,9 +36,13 @@ def with_context(request: GenerateRequest) -> GenerateRequest:
     """
     if not request.context and not request.grounded:
         return request
+    grounding = _prompt(request.context) if request.context else _NOTHING_FOUND
+    return msgspec.structs.replace(request, messages=_after_own_system(request, grounding), context=(), grounded=False)
+
+
+def _after_own_system(request: GenerateRequest, text: str) -> tuple[Message, ...]:
     own = next((place for place, message in enumerate(request.messages) if message.role not in ("system", "developer")), len(request.messages))
-    grounding = Message(role="system", parts=(TextPart(_prompt(request.context) if request.context else _NOTHING_FOUND),))
-    return msgspec.structs.replace(request, messages=(*request.messages[:own], grounding, *request.messages[own:]), context=(), grounded=False)
+    return (*request.messages[:own], Message(role="system", parts=(TextPart(text),)), *request.messages[own:])
 
 
 def _prompt(passages: Sequence[Passage]) -> str:
@@ -56,3 +60,46 @@ def _prompt(passages: Sequence[Passage]) -> str:
 def _quoted(filename: str) -> str:
     """On one line, whatever it contains: a filename is as foreign as the text."""
     return msgspec.json.encode("".join(character if character.isprintable() else " " for character in filename)).decode()
+
+
+_ONE_OBJECT = """\
+Answer with one JSON object and nothing else: no code fence, no words before or after it."""
+
+_BY_SCHEMA = """\
+Answer with one JSON value and nothing else: no code fence, no words before or after it. It must be valid by this JSON Schema{named}:
+
+{schema}"""
+
+_REPAIR = """\
+Your answer cannot be used: {problem}. Send the whole answer again, corrected: one JSON value that fits the schema, and nothing else, no code \
+fence and no words before or after it."""
+
+LONGEST_PROBLEM = 1_000
+"""Characters of a problem that a model is told."""
+
+
+def json_support(wanted: ResponseFormat, capabilities: Capabilities) -> JsonSupport:
+    """How a backend gives an answer of this form."""
+    return (capabilities.json_object if wanted.kind == "json_object" else None) or capabilities.json_schema
+
+
+def with_format(request: GenerateRequest, capabilities: Capabilities) -> GenerateRequest:
+    """The request as a backend with these capabilities takes it: where it must be prompted for JSON, the form stands in a system message.
+
+    Any other request is returned as it is.
+    """
+    wanted = request.response_format
+    if wanted.kind == "text" or json_support(wanted, capabilities) != "prompted":
+        return request
+    asked = _ONE_OBJECT
+    if wanted.kind == "json_schema":
+        named = "".join((f" (named {_quoted(wanted.name)})" if wanted.name else "", f", which is {_quoted(wanted.description)}" if wanted.description else ""))
+        asked = _BY_SCHEMA.format(named=named, schema=msgspec.json.encode(wanted.schema or {}).decode())
+    return msgspec.structs.replace(request, messages=_after_own_system(request, asked), response_format=ResponseFormat())
+
+
+def repair_turn(answer: str, problem: str) -> tuple[Message, ...]:
+    """What is added to a request whose answer did not fit: that answer, and what is wrong with it."""
+    told = problem if len(problem) <= LONGEST_PROBLEM else problem[:LONGEST_PROBLEM] + "…"
+    asked = Message(role="user", parts=(TextPart(_REPAIR.format(problem=told)),))
+    return (Message(role="assistant", parts=(TextPart(answer),)), asked) if answer.strip() else (asked,)

@@ -1,7 +1,8 @@
-"""What every backend reached over HTTP does the same way: one streamed attempt, metered, with typed errors.
+"""What every backend reached over HTTP does the same way: one attempt, metered, with typed errors.
 
-A provider's adapter adds three things: a body (`encode`), a decoder of its events, and its capabilities. It always streams: a blocking
-answer is the collected stream.
+A provider's adapter adds three things: a body (`encode`), a decoder of its events, and its capabilities. It streams: a blocking answer is the
+collected stream. Only a backend with `streaming: false` asks for the answer in one piece; whether one came so, the answer's own content type
+says.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import abc
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
-from itertools import groupby
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
-from adapters.backend import RemoteSpec, estimate_output_tokens, estimate_tokens, require_features
-from adapters.errors import BackendError, BackendUnavailable, ProviderFault, StreamBroken
+from adapters.backend import RemoteSpec, estimate_output_tokens, require_features
+from adapters.errors import BackendError, BackendUnavailable
 from adapters.faults import body_failure, retry_after, to_error
-from adapters.prompting import with_context
+from adapters.price_book import window_for
+from adapters.prompting import with_context, with_format
+from adapters.rate_limits import rate_limit
+from adapters.remote_answer import StreamDecoder, joined, way_to_read
 from adapters.sender import RawResponse, Sender
-from adapters.sse import SseEvent, SseParser
+from adapters.tokens import TokenCounter, profile_of
+from adapters.tokens.profiles import Api
 from adapters.types import (
     AttemptRecord,
     BackendHealth,
@@ -40,6 +43,8 @@ from adapters.types import (
     Usage,
     UsageReported,
 )
+
+__all__ = ["NO_KEY", "RemoteBackend", "StreamDecoder", "WireCall", "credentials"]
 
 DRAIN_S = 0.25
 """How long the end of an answered stream is waited for, so that its connection can be used again."""
@@ -73,22 +78,6 @@ class WireCall(Struct, frozen=True):
     body: bytes
     headers: dict[str, str] = {}
     ignored: tuple[str, ...] = ()
-
-
-class StreamDecoder(Protocol):
-    """Turns one stream's events into Headgate's. Pure: no I/O, no clock.
-
-    `feed` returns deltas and usage as they come and raises `BackendError` for an error event. `done` says that the end marker was seen.
-    `finish`, called once at the end of the stream, returns a `Finished` for every choice, or raises `StreamBroken` when an end is missing.
-    `usage_final` says that the provider's last word on usage was among the events.
-    """
-
-    done: bool
-    usage_final: bool
-
-    def feed(self, event: SseEvent) -> list[Event]: ...
-
-    def finish(self) -> list[Event]: ...
 
 
 class _Meter:
@@ -125,7 +114,7 @@ class _Meter:
 
     def joined(self, events: list[Event]) -> list[Event]:
         """The same answer in fewer events, each of which is still counted as a delta."""
-        fewer = _joined(events)
+        fewer = joined(events)
         self._deltas += len(events) - len(fewer)
         return fewer
 
@@ -145,28 +134,45 @@ class RemoteBackend(abc.ABC):
     """The attempt itself. `sender` may be replaced by any other `Sender`; it is None while the key is missing."""
 
     provider: str
+    opaque: tuple[str, ...] = ()
+    """Whose opaque parts it understands; empty: those of `provider`."""
+    api: Api = "chat"
 
     def __init__(self, name: str, spec: RemoteSpec, capabilities: Capabilities, sender: Sender | None, unavailable: str = "") -> None:
         self.name = name
         self.model = spec.model or ""
-        self.capabilities = msgspec.structs.replace(capabilities, context_window=spec.context_window, max_output=spec.max_output_tokens)
+        if odd := [tool for tool in spec.provider_tools if "/" not in tool]:
+            raise ValueError(f"`provider_tools` has {odd[0]!r}; a provider's own tool is named `provider/type`")
+        self.capabilities = msgspec.structs.replace(
+            capabilities,
+            context_window=spec.context_window or window_for(spec),
+            max_output=spec.max_output_tokens,
+            streaming=spec.streaming,
+            provider_tools=(*capabilities.provider_tools, *spec.provider_tools),
+            opaque=self.opaque or (self.provider,),
+        )
+        self.streaming = spec.streaming
+        self.tokens = TokenCounter(profile_of(self.provider, self.model, spec.base_url, self.api))
         self.sender = sender
         self._headers = spec.headers
         self._unavailable = unavailable
 
     @abc.abstractmethod
     def encode(self, request: GenerateRequest) -> WireCall:
-        """The request (its context already in the messages) as the provider wants it. Raises `UnsupportedFeature` or `InvalidRequest`."""
+        """The request (its context already in the messages) as the provider wants it: a stream, or a whole answer where `self.streaming` is False.
+
+        Raises `UnsupportedFeature` or `InvalidRequest`.
+        """
 
     @abc.abstractmethod
     def decoder(self, request: GenerateRequest, request_id: str | None) -> StreamDecoder:
         """A fresh decoder; `request_id` is the provider's, from the headers."""
 
     def request_id(self, response: RawResponse) -> str | None:
-        return response.headers.get("x-request-id")
+        return response.headers.get("x-request-id") or response.headers.get("request-id")
 
     def count(self, request: GenerateRequest, /) -> TokenCount:
-        return estimate_tokens(with_context(request))
+        return self.tokens.count(with_context(with_format(request, self.capabilities)))
 
     async def health(self) -> BackendHealth:
         """Whether it is configured. Makes no call: a provider's health is known from the answers it gives."""
@@ -180,7 +186,7 @@ class RemoteBackend(abc.ABC):
         attempt.model = self.model
         try:
             require_features(request, self.capabilities, self.name)
-            request = with_context(request)
+            request = with_context(with_format(request, self.capabilities))
             call = self.encode(request)
             if self.sender is None:
                 raise BackendUnavailable(self._unavailable)
@@ -188,6 +194,8 @@ class RemoteBackend(abc.ABC):
             async with contextlib.aclosing(self._attempt(self.sender, call, request, attempt)) as events:
                 async for event in events:
                     yield event
+            if attempt.usage is not None and attempt.usage.source == "provider":
+                self.tokens.learn(self.count(request).n, attempt.usage.input_tokens, request)
         except BackendError as error:
             error.backend = error.backend or self.name
             error.provider_request_id = error.provider_request_id or attempt.provider_request_id
@@ -201,20 +209,22 @@ class RemoteBackend(abc.ABC):
         attempt.called = True
         try:
             try:
-                response = await sender.post(call.path, call.body, {**self._headers, **call.headers}, stream=True)
+                response = await sender.post(call.path, call.body, {**self._headers, **call.headers, **_idempotency(self.provider, request)}, stream=True)
             except BackendUnavailable:
                 worked = False
                 raise
             try:
                 request_id = attempt.provider_request_id = self.request_id(response)
+                attempt.rate_limit = rate_limit(response.headers)
                 if response.status != 200:
                     worked = False
                     raise await _refusal(response, request_id)
-                _require_event_stream(response)
+                decode = way_to_read(response)
                 decoder = self.decoder(request, request_id)
                 async with contextlib.aclosing(response.aiter_raw()) as pieces:
-                    async with contextlib.aclosing(_decoded(pieces, decoder)) as batches:
+                    async with contextlib.aclosing(decode(pieces, decoder)) as batches:
                         async for batch in batches:
+                            attempt.service_tier = decoder.service_tier
                             last_report = next((event for event in reversed(batch) if isinstance(event, UsageReported)), None)
                             for event in meter.joined(batch) if request.whole else batch:
                                 meter.note(event)
@@ -238,68 +248,14 @@ class RemoteBackend(abc.ABC):
                 attempt.usage = meter.estimate(self.count(request).n) if worked else Usage(source="estimated")
 
 
+def _idempotency(provider: str, request: GenerateRequest) -> dict[str, str]:
+    """The header by which a provider that knows it recognises a request that is sent again."""
+    return {"idempotency-key": request.idempotency_key} if request.idempotency_key is not None and provider in ("openai", "anthropic") else {}
+
+
 async def _refusal(response: RawResponse, request_id: str | None) -> BackendError:
     body = await response.read()
     return to_error(body_failure(body, status=response.status, request_id=request_id, wait=retry_after(response.headers)))
-
-
-def _require_event_stream(response: RawResponse) -> None:
-    kind = response.headers.get("content-type", "")
-    if not kind.lower().startswith("text/event-stream"):
-        raise ProviderFault(f"the provider answered with {kind or 'no content type'!r} instead of an event stream", provider_status=response.status)
-
-
-async def _decoded(pieces: AsyncGenerator[bytes, None], decoder: StreamDecoder) -> AsyncGenerator[list[Event], None]:
-    """The events of each piece, until the end marker or the end of the stream, whichever comes first. What stands before a fault comes first."""
-    parser = SseParser()
-    async for piece in pieces:
-        events, failure = _feed(decoder, parser.feed(piece))
-        if events:
-            yield events
-        if isinstance(failure, msgspec.MsgspecError):
-            raise ProviderFault("the provider sent an event that cannot be understood") from failure
-        if failure is not None:
-            raise failure
-        if decoder.done:
-            return
-    events, failure = _feed(decoder, parser.finish())
-    if events:
-        yield events
-    if isinstance(failure, msgspec.MsgspecError):
-        raise StreamBroken("the stream ended within an event") from failure
-    if failure is not None:
-        raise failure
-
-
-def _feed(decoder: StreamDecoder, said: list[SseEvent]) -> tuple[list[Event], BackendError | msgspec.MsgspecError | None]:
-    """What the decoder makes of a piece's events, and what stopped it."""
-    events: list[Event] = []
-    try:
-        for event in said:
-            events += decoder.feed(event)
-    except (BackendError, msgspec.MsgspecError) as error:
-        return events, error
-    return events, None
-
-
-def _joined(events: list[Event]) -> list[Event]:
-    """The same answer in fewer events: neighbouring pieces of one text are one."""
-    joined: list[Event] = []
-    for kind, group in groupby(events, key=_kind_of_text):
-        same = list(group)
-        if kind is None or len(same) == 1:
-            joined += same
-        else:
-            made, choice = kind
-            joined.append(made("".join([event.text for event in same if isinstance(event, made)]), choice))
-    return joined
-
-
-def _kind_of_text(event: Event) -> tuple[type[TextDelta | ReasoningDelta], int] | None:
-    """Equal for the events whose texts may be joined; None for those that stand alone."""
-    if isinstance(event, TextDelta) and not event.logprobs:
-        return TextDelta, event.choice
-    return (ReasoningDelta, event.choice) if isinstance(event, ReasoningDelta) else None
 
 
 async def _drain(pieces: AsyncGenerator[bytes, None]) -> None:

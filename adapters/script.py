@@ -79,7 +79,7 @@ class ScriptedSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only
     fault: Fault | None = None
     hang_after: Number | None = None
     no_usage: bool = False
-    capabilities: dict[str, bool | int | None] = {}
+    capabilities: dict[str, bool | int | str | None] = {}
     directives: bool = False
     bill_to: str | None = None
 

@@ -53,8 +53,8 @@ class ScriptedBackend:
     def __init__(self, name: str, spec: ScriptedSpec, context: BackendContext) -> None:
         self.name = name
         self.model = spec.model or "scripted"
-        denied = {name: "none" for name, value in spec.capabilities.items() if name == "json_schema" and value is False}
-        fields = {**msgspec.structs.asdict(CAPABILITIES), "context_window": spec.context_window, **spec.capabilities, **denied}
+        said = {name: ("native" if value else "none") for name, value in spec.capabilities.items() if name == "json_schema" and isinstance(value, bool)}
+        fields = {**msgspec.structs.asdict(CAPABILITIES), "context_window": spec.context_window, **spec.capabilities, **said}
         self.capabilities = msgspec.convert(fields, Capabilities)
         self._spec = spec
         self._faults_left = spec.fault.times if spec.fault else None

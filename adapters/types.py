@@ -55,6 +55,8 @@ class AudioPart(Struct, frozen=True, tag="audio"):
 
     data: str
     format: str
+    cache: JsonObject | None = None
+    extra: JsonObject = {}
 
 
 class ToolCallPart(Struct, frozen=True, tag="tool_call"):
@@ -300,6 +302,7 @@ class ReasoningDelta(Struct, frozen=True, tag="reasoning"):
 class RefusalDelta(Struct, frozen=True, tag="refusal"):
     text: str
     choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ToolCallDelta(Struct, frozen=True, tag="tool_call"):
@@ -348,13 +351,18 @@ Event: TypeAlias = ResponseStarted | TextDelta | ReasoningDelta | RefusalDelta |
 
 
 JsonSupport: TypeAlias = Literal["none", "prompted", "native", "guaranteed"]
-"""How a backend answers in JSON: not at all; when the prompt asks for it; when the provider is told the schema; so that a finished answer always fits."""
+"""How a backend answers in JSON: not at all; when the prompt asks for it; when the provider is told the schema; so that it always fits.
+
+The guarantee is for a schema with `strict: true` and for JSON mode: only such an answer is streamed while it is written.
+"""
 
 
 class Capabilities(Struct, frozen=True):
     """What a backend can do. The defaults say *unsupported* and *unknown*.
 
-    `provider_tools` names the provider's own tools that it runs, as `ProviderTool.qualified` says them.
+    `json_object` is how it answers in JSON mode, without a schema; None: as with one. `provider_tools` names the providers' own tools that it
+    takes, as `ProviderTool.qualified` says them; `*` and `?` as in file names. `opaque` names the providers whose opaque parts
+    (`ProviderPart.provider`) it understands.
     """
 
     streaming: bool = False
@@ -364,11 +372,13 @@ class Capabilities(Struct, frozen=True):
     files: bool = False
     audio: bool = False
     json_schema: JsonSupport = "none"
+    json_object: JsonSupport | None = None
     reasoning: bool = False
     logprobs: bool = False
     multiple_choices: bool = False
     needs_context: bool = False
     provider_tools: tuple[str, ...] = ()
+    opaque: tuple[str, ...] = ()
     context_window: int | None = None
     max_output: int | None = None
 

@@ -43,6 +43,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `plugins` are Python files or modules that register backends. `embedder_model` None means the packaged all-MiniLM-L6-v2.
     `commit_after_s` is how long the status and headers of a stream wait for its first delta, `heartbeat_s` how long a stream may be silent,
     `shutdown_s` how long running requests may go on after a stop was asked for. `max_body_mb` bounds a JSON body, `upload_max_mb` a file.
+    `idempotency_s` is how long the answer to a request with an `Idempotency-Key` is kept for its retries,
+    `tool_memory_s` how long the opaque parts of an answer with tool calls are, for clients of the chat dialect that do not send them back (0: not at all),
+    `retention_s` how long stored responses and conversations are after their last use.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
     """
 
@@ -60,6 +63,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     shutdown_s: Seconds = 10.0
     max_body_mb: Annotated[int, Meta(ge=1, le=1024)] = 32
     upload_max_mb: Annotated[int, Meta(ge=1, le=65536)] = 512
+    idempotency_s: Seconds = 86_400.0
+    tool_memory_s: Annotated[float, Meta(ge=0)] = 86_400.0
+    retention_s: Seconds = 2_592_000.0
 
     @property
     def database(self) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from adapters.backend import BackendSpec, DataClass, RemoteSpec, clearance_of, kind_named, may_see
+from adapters.embedders.spec import EmbedderSpec
+from adapters.embedding import BUNDLED
 from config.prices import Price
 from config.yamlfile import Path, Places, Problem, nearest
 from policies.moderation import RuleError
@@ -44,10 +46,16 @@ class Checker:
     def run(self) -> list[Problem]:
         for name, spec in self.file.backends.items():
             self._backend(name, spec)
+        for name, embedder in self.file.embedders.items():
+            self._embedder(name, embedder)
         self._rules()
+        if self.file.history.summarise_with is not None:
+            self._exists(self.file.history.summarise_with, ("history", "summarise_with"))
         self._ladder()
         self._moderation()
         for name, tenant in self.file.tenants.items():
+            if tenant.history is not None and tenant.history.summarise_with is not None:
+                self._exists(tenant.history.summarise_with, ("tenants", name, "history", "summarise_with"))
             if tenant.on_budget_end is not None:
                 self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
         for index, case in enumerate(self.file.cases):
@@ -83,11 +91,11 @@ class Checker:
         if name in self.builtin and spec.kind != self.builtin[name].kind:
             self._add((*path, "kind"), f"{name!r} is built in and is of kind {self.builtin[name].kind!r}; choose another name")
         if isinstance(spec, RemoteSpec):
-            if spec.api_key_env is not None and not spec.api_key_env.endswith("_API_KEY"):
-                self._add((*path, "api_key_env"), f"must end in _API_KEY, found {spec.api_key_env!r}")
-            if spec.base_url is not None:
-                self._base_url(spec.base_url, (*path, "base_url"))
-            self._headers(spec.headers, (*path, "headers"))
+            self._server(spec, path)
+        if spec.hedge is not None and spec.hedge.backend is not None:
+            self._exists(spec.hedge.backend, (*path, "hedge", "backend"))
+        if spec.queue_s != BackendSpec(kind=spec.kind).queue_s and spec.slots() is None:
+            self._add((*path, "queue_s"), "does nothing here: no `max_concurrency` of the gateway's own limits this backend")
         if not self.private_addresses:
             for key in spec.files():
                 message = "names a file or folder of this machine; only the policy file may do that, unless settings.allow_private_backends is true"
@@ -99,6 +107,28 @@ class Checker:
         elif spec.price is None and self.price_of(name, spec) is None:
             self._add(
                 (*path, "model"), f"the price of {spec.model!r} is not known; add price: {{input: …, output: …}} to this backend, in USD per million tokens"
+            )
+
+    def _server(self, spec: RemoteSpec, path: Path) -> None:
+        if spec.api_key_env is not None and not spec.api_key_env.endswith("_API_KEY"):
+            self._add((*path, "api_key_env"), f"must end in _API_KEY, found {spec.api_key_env!r}")
+        if spec.base_url is not None:
+            self._base_url(spec.base_url, (*path, "base_url"))
+        self._headers(spec.headers, (*path, "headers"))
+
+    def _embedder(self, name: str, embedder: EmbedderSpec) -> None:
+        """Keys and clients name backends and embedders alike, so no two may share a name."""
+        path = ("embedders", name)
+        self._name(name, path, key=True)
+        if name in ("auto", "", BUNDLED):
+            self._add(path, f"an embedder cannot be called {name!r}: that name is taken", key=True)
+        if name in self.known:
+            self._add(path, f"there is a backend {name!r} already", key=True)
+        spec = embedder.as_backend()
+        self._server(spec, path)
+        if spec.price is None and self.price_of(name, spec) is None:
+            self._add(
+                (*path, "model"), f"the price of {spec.model!r} is not known; add price: {{input: …, output: 0}} to this embedder, in USD per million tokens"
             )
 
     def _base_url(self, url: str, path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from adapters.backend import has, may_see
+from adapters.backend import has, may_see, takes_tool
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
 from policies.features import Features
 from policies.load import Policy
@@ -177,6 +177,14 @@ def _after_the_budget(
     return [name, *chosen]
 
 
+def permitted(policy: Policy, features: Features, state: State, name: str) -> bool:
+    """Whether the constraints allow a backend to this request, whatever the ladder names."""
+    locks = [rule for rule in policy.file.rules if rule.lock and matches(rule.when, features)]
+    if constraint(policy, features, state, locks, name) is not None:
+        return False
+    return features.grounded or not state.backends[name].capabilities.needs_context
+
+
 def constraint(policy: Policy, features: Features, state: State, locks: list[Rule], name: str) -> Exclusion | None:
     """The first constraint that forbids this backend to this request, or None."""
     backend, now = policy.backends[name], state.backends.get(name)
@@ -190,7 +198,8 @@ def constraint(policy: Policy, features: Features, state: State, locks: list[Rul
     if now is None:
         return Exclusion(name, "unavailable", "it is not running")
     lacking: list[str] = [need for need in features.needs if not has(now.capabilities, need)]
-    lacking += [f"the tool {tool}" for tool in features.provider_tools if tool not in now.capabilities.provider_tools]
+    lacking += [f"the tool {tool}" for tool in features.provider_tools if not takes_tool(now.capabilities, tool)]
+    lacking += [f"parts of {provider}'s own" for provider in features.opaque_parts if provider not in now.capabilities.opaque]
     if lacking:
         return Exclusion(name, "feature", f"it does not support {', '.join(lacking)}")
     window = backend.spec.context_window or now.capabilities.context_window

@@ -21,7 +21,8 @@ LOOKED_AT = 2_000
 class Features(Struct, frozen=True, kw_only=True):
     """What a decision depends on, besides the policy and the state. It is logged with the decision and holds no text of the request.
 
-    `model` is the requested one (`auto`: the policy chooses). `complexity` is None where there is no text. `output_tokens` is the output
+    `opaque_parts` names the providers without whose own parts the request means nothing. `model` is the requested one (`auto`: the policy
+    chooses). `complexity` is None where there is no text. `output_tokens` is the output
     the client asked for at most, or None.
     """
 
@@ -32,6 +33,7 @@ class Features(Struct, frozen=True, kw_only=True):
     model: str = "auto"
     needs: tuple[Need, ...] = ()
     provider_tools: tuple[str, ...] = ()
+    opaque_parts: tuple[str, ...] = ()
     grounded: bool = False
     input_tokens: int = 0
     output_tokens: int | None = None
@@ -58,6 +60,7 @@ def extract(
         model=request.model or "auto",
         needs=needs_of(request),
         provider_tools=tuple(dict.fromkeys(tool.qualified for tool in request.tools if isinstance(tool, ProviderTool))),
+        opaque_parts=backend.required_parts(request),
         grounded=request.grounded,
         input_tokens=input_tokens,
         output_tokens=request.max_output_tokens,

@@ -10,12 +10,13 @@ import msgspec
 from msgspec import Struct
 
 from adapters.backend import BackendSpec, DataClass, clearance_of, kind_named, kinds
+from adapters.embedders.spec import EmbedderSpec
 from config.prices import FREE, Price
 from config.yamlfile import Places, YamlError, read_yaml
 from policies.check import Checker
 from policies.moderation import RuleSet
 from policies.overlay import compiled, merge_moderation
-from policies.schema import Grounding, Moderation, PolicyFile, Tenant, yaml_schema
+from policies.schema import Grounding, History, Moderation, PolicyFile, Tenant, yaml_schema
 
 PriceOf: TypeAlias = Callable[[str, BackendSpec], Price | None]
 BUILT_IN = "extractive"
@@ -39,6 +40,15 @@ class ConfiguredBackend(Struct, frozen=True, kw_only=True):
         return self.spec.model or self.name
 
 
+class ConfiguredEmbedder(Struct, frozen=True, kw_only=True):
+    """A remote embedder as the policy configures it: what it may see, and what it charges."""
+
+    name: str
+    spec: EmbedderSpec
+    clearance: DataClass
+    price: Price
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """A policy without problems. `hash` is the SHA-256 of its text; `version` are its first twelve digits."""
 
@@ -46,6 +56,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     backends: dict[str, ConfiguredBackend]
     hash: str
     source: str
+    embedders: dict[str, ConfiguredEmbedder] = {}
     places: Places = msgspec.field(default_factory=Places)
 
     @property
@@ -66,6 +77,9 @@ class Policy(Struct, frozen=True, kw_only=True):
 
     def grounding(self, tenant: str) -> Grounding:
         return self.tenant(tenant).grounding or self.file.grounding
+
+    def history(self, tenant: str) -> History:
+        return self.tenant(tenant).history or self.file.history
 
 
 _DEFAULT_TENANT = Tenant()
@@ -90,7 +104,8 @@ def load_policy(
         raise PolicyError(problems, source)
     specs = {**builtin, **file.backends}
     backends = {name: configured(name, spec, price_of) for name, spec in sorted(specs.items())}
-    return Policy(file=file, backends=backends, hash=hashlib.sha256(text.encode()).hexdigest(), source=source, places=document.places)
+    embedders = {name: configured_embedder(name, spec, price_of) for name, spec in sorted(file.embedders.items())}
+    return Policy(file=file, backends=backends, embedders=embedders, hash=hashlib.sha256(text.encode()).hexdigest(), source=source, places=document.places)
 
 
 def builtin_backends() -> dict[str, BackendSpec]:
@@ -103,3 +118,9 @@ def configured(name: str, spec: BackendSpec, price_of: PriceOf) -> ConfiguredBac
     remote = kind_named(spec.kind).remote
     price = spec.price or (price_of(name, spec) if remote else None) or FREE
     return ConfiguredBackend(name=name, spec=spec, clearance=clearance_of(spec), remote=remote, price=price)
+
+
+def configured_embedder(name: str, spec: EmbedderSpec, price_of: PriceOf) -> ConfiguredEmbedder:
+    """An embedder's table with its clearance and its price. Texts leave this machine, so its clearance is internal where none is given."""
+    price = spec.price or price_of(name, spec.as_backend()) or FREE
+    return ConfiguredEmbedder(name=name, spec=spec, clearance=spec.clearance or "internal", price=price)

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from adapters.backend import BackendSpec, DataClass, kind_named, kinds
+from adapters.embedders.spec import EmbedderSpec
 from config.settings import Settings
 from config.yamlfile import Schema
 from policies.access import Role
@@ -117,6 +118,28 @@ class Grounding(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=50)] = 8
 
 
+class History(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is done with messages that do not fit the chosen backend's window, or `max_tokens`.
+
+    `refuse` leaves the backend out. `trim` drops the oldest turns whole until at most `target_share` of the room is used; `summarise` puts a
+    summary by the backend `summarise_with` in their place. The last `keep_last` messages, the last turn, and system and developer messages stay.
+    """
+
+    on_overflow: Literal["refuse", "trim", "summarise"] = "refuse"
+    keep_last: Count = 6
+    target_share: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    max_tokens: Positive | None = None
+    summarise_with: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_overflow == "summarise" and self.summarise_with is None:
+            raise ValueError("on_overflow summarise needs summarise_with: the name of a backend")
+        if self.on_overflow != "summarise" and self.summarise_with is not None:
+            raise ValueError("summarise_with does nothing without on_overflow: summarise")
+        if self.on_overflow == "refuse" and self.max_tokens is not None:
+            raise ValueError("max_tokens does nothing without on_overflow: trim or summarise; input.max_input_tokens refuses")
+
+
 class Budget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """US dollars per calendar day and month (UTC)."""
 
@@ -131,6 +154,7 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     data_class: DataClass = "internal"
     moderation: TenantModeration | None = None
     grounding: Grounding | None = None
+    history: History | None = None
     on_budget_end: str | None = None
 
 
@@ -178,6 +202,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     version: Literal[1]
     settings: Settings = msgspec.field(default_factory=Settings)
     backends: dict[str, BackendSpec] = {}
+    embedders: dict[str, EmbedderSpec] = {}
     rules: tuple[Rule, ...] = ()
     complexity: Complexity | None = None
     default: str | tuple[str, ...] | None = None
@@ -185,6 +210,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     moderation: Moderation = Moderation()
     input: InputLimits = InputLimits()
     grounding: Grounding = Grounding()
+    history: History = History()
     tenants: dict[str, Tenant] = {}
     cases: tuple[Case, ...] = ()
 
@@ -194,12 +220,11 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 LATER: dict[type[Struct], frozenset[str]] = {
-    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "shadow", "conversations", "experiments", "limits", "embedders", "rerankers"}),
+    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "shadow", "conversations", "experiments", "limits", "rerankers"}),
     Rule: frozenset({"canary", "guard", "shadow", "ensemble", "cascade", "verify", "cache"}),
     Complexity: frozenset({"target", "head"}),
     Moderation: frozenset({"input", "heads", "patterns"}),
     Tenant: frozenset({"limits"}),
-    BackendSpec: frozenset({"max_concurrency", "retry", "breaker", "hedge"}),
     Settings: frozenset({"redis_url", "retention_days", "telemetry"}),
 }
 """Keys of the documented format that come with a later release."""

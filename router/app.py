@@ -12,10 +12,11 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
 from router.gateway import Gateway
-from router.http import admin, chat, docs, explain, files, health, models, vector_stores
+from router.http import admin, chat, conversations, docs, embeddings, explain, files, health, messages, models, moderations, responses, vector_stores
 from router.http.errors import ApiError
 from router.http.middleware import Authenticate, RequestId
 from router.http.openapi import openapi_config
+from router.wire.anthropic_errors import error_object, speaks_anthropic
 
 log = structlog.get_logger("headgate.http")
 
@@ -39,7 +40,11 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
     return Litestar(
         route_handlers=[
             chat.chat_completions,
+            messages.create_message,
+            messages.count_message_tokens,
             explain.explain_route,
+            embeddings.create_embeddings,
+            moderations.create_moderation,
             models.list_models,
             models.get_model,
             docs.landing,
@@ -47,6 +52,8 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
             health.live,
             health.ready,
             health.metrics,
+            *responses.handlers,
+            *conversations.handlers,
             *files.handlers,
             *vector_stores.handlers,
             *admin.handlers,
@@ -60,12 +67,17 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
     )
 
 
-def _respond(error: ApiError) -> Response[bytes]:
-    return Response(error.body(), status_code=error.status, media_type="application/json", headers=error.headers)
+def _respond(request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
+    """The error in the shape of the path's dialect."""
+    body = error.body()
+    if speaks_anthropic(request.url.path):
+        request_id = request.state.get("request_id") or error.headers.get("x-request-id", "")
+        body = error_object(error.detail, error.status, request_id, getattr(error, "details", None))
+    return Response(body, status_code=error.status, media_type="application/json", headers=error.headers)
 
 
-def _api_error(_request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
-    return _respond(error)
+def _api_error(request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
+    return _respond(request, error)
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -74,10 +86,10 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
     if "request_id" not in request.state:  # no route: the middleware did not run
         headers["x-request-id"] = uuid.uuid4().hex
     message = _MESSAGES.get(error.status_code, error.detail)
-    return _respond(ApiError(error.status_code, code, message, headers=headers))
+    return _respond(request, ApiError(error.status_code, code, message, headers=headers))
 
 
 def _internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     request_id = request.state.get("request_id", "")
     log.error("request_failed", request_id=request_id, path=request.url.path, exc_info=error)
-    return _respond(ApiError(500, "internal_error", f"The service failed. Tell your administrator the request id {request_id}."))
+    return _respond(request, ApiError(500, "internal_error", f"The service failed. Tell your administrator the request id {request_id}."))

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Mapping
 
 from adapters.backend import BackendContext, create_backend
+from adapters.embedders import create_embedder
 from config.settings import Settings, import_plugins
 from policies.load import Policy, PolicyError
 
@@ -34,6 +35,11 @@ async def try_backends(policy: Policy, environ: Mapping[str, str]) -> None:
         except Exception as error:  # a plugin's constructor may raise anything
             message = f"this backend cannot be made: {type(error).__name__}: {error}"
             problems.append(policy.places.problem(("backends", name), message))
+    for name, embedder in policy.embedders.items():
+        try:
+            await create_embedder(name, embedder.spec, environ).aclose()
+        except ValueError as error:
+            problems.append(policy.places.problem(("embedders", name), f"this embedder cannot be made: {error}"))
     if problems:
         raise PolicyError(problems, policy.source)
 

@@ -21,19 +21,25 @@ from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
 from router.accounting import Accounting
 from router.auth import Authenticator
+from router.conversations import Conversations
 from router.http.errors import ApiError
+from router.idempotency import Idempotency
 from router.insisting import insist
 from router.launch import installed
 from router.policy_in_force import REFRESH_S, PolicyHolder
+from router.remembering import RememberedParts
 from router.sealing import Sealer
 from router.settlement import Booking, Settlement, unmeasured
 from router.tables import workers
 from router.telemetry import Metrics
+from router.turns import Turns
 
 T = TypeVar("T")
 log = structlog.get_logger("headgate.gateway")
 
 BEAT_S = 2.0
+SWEEP_S = 60.0
+"""How often what has expired is deleted."""
 
 
 class Compute(LocalCompute, Protocol):
@@ -69,7 +75,11 @@ class Gateway:
         self.sealer = Sealer(secret)
         self.auth = Authenticator(database, secret)
         self.accounting = Accounting(database, worker)
-        self.policy = PolicyHolder(database, settings, BackendContext(environ=dict(environ), compute=compute), source)
+        self.idempotency = Idempotency(database, self.sealer, worker, settings.idempotency_s)
+        self.remembered = RememberedParts(database, self.sealer, settings.tool_memory_s)
+        self.turns = Turns(database, self.sealer, settings.retention_s)
+        self.conversations = Conversations(database, self.sealer, settings.retention_s)
+        self.policy = PolicyHolder(database, settings, BackendContext(environ=dict(environ), compute=compute), source, self.metrics.circuit)
         self._worker = worker
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -79,9 +89,8 @@ class Gateway:
     async def start(self) -> None:
         await self.policy.refresh()
         await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
-        self._loops = [
-            asyncio.create_task(self._every(seconds, work)) for seconds, work in ((REFRESH_S, self.policy.refresh), (BEAT_S, self._beat), (BEAT_S, self._look))
-        ]
+        work = ((REFRESH_S, self.policy.refresh), (BEAT_S, self._beat), (BEAT_S, self._look), (SWEEP_S, self._sweep))
+        self._loops = [asyncio.create_task(self._every(seconds, each)) for seconds, each in work]
 
     async def stop(self) -> None:
         """End what still runs, wait for every settlement, then close."""
@@ -193,6 +202,10 @@ class Gateway:
 
     async def _beat(self) -> None:
         await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))
+
+    async def _sweep(self) -> None:
+        for each in (self.idempotency, self.remembered, self.turns, self.conversations):
+            await each.sweep()
 
     async def _look(self) -> None:
         """Apart from the heartbeat, which must not wait for a backend."""

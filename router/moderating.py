@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
+
+import msgspec
 
 from adapters.types import (
     Citation,
@@ -19,6 +22,7 @@ from adapters.types import (
     UsageReported,
 )
 from policies.moderation import ArgumentsModerator, Match, Moderator, Released, RuleSet, moderate
+from router.moderating_items import moderate_item
 
 _Stream = tuple[str, int, int]
 
@@ -26,8 +30,8 @@ _Stream = tuple[str, int, int]
 class Moderation:
     """Moderates one answer. Texts are separate streams: each choice's text, reasoning and refusal, and each tool call's arguments.
 
-    A tool's name is moderated whole, and a match in it ends the answer, for a redacted name is none. Log probabilities spell the text a second time, in
-    tokens that no rule could follow: where there are rules they are dropped.
+    A provider's own item comes whole and is moderated whole (`router.moderating_items`). So is a tool's name, and a match in it ends the answer, for
+    a redacted name is none. Log probabilities spell the text a second time, in tokens that no rule could follow: where there are rules they are dropped.
     """
 
     def __init__(self, rules: RuleSet) -> None:
@@ -35,6 +39,8 @@ class Moderation:
         self._moderators: dict[_Stream, Moderator | ArgumentsModerator] = {}
         self.matches: list[Match] = []
         self.blocked = False
+        self._in_reasoning: list[Match] = []
+        self._in_items: list[Match] = []
 
     async def stage(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
         """Pass events on with their text moderated. At a blocking match: the choices' `Finished` with `content_filter`, and the end."""
@@ -52,7 +58,7 @@ class Moderation:
                 case RefusalDelta():
                     choices.add(event.choice)
                     if text := self._feed(("refusal", event.choice, 0), event.text):
-                        yield RefusalDelta(text, event.choice)
+                        yield event if text == event.text and not (event.logprobs and self.active) else RefusalDelta(text, event.choice)
                 case ToolCallDelta():
                     choices.add(event.choice)
                     if event.name is None or self._name(event.name):
@@ -64,7 +70,12 @@ class Moderation:
                     for held in self._finish(event.choice):
                         yield held
                     yield Finished("content_filter", event.choice, event.provider_reason) if self.blocked else event
-                case CitationAdded() | ProviderItem() | ResponseStarted() | UsageReported():
+                case ProviderItem():
+                    choices.add(event.choice)
+                    shown = self._item(event)
+                    if not self.blocked:
+                        yield shown
+                case CitationAdded() | ResponseStarted() | UsageReported():
                     yield event
             if self.blocked:
                 for choice in sorted(choices):
@@ -105,17 +116,16 @@ class Moderation:
         return {"blocked": self.blocked, "matches": [{"rule": rule, "count": count} for rule, count in sorted(self.counts().items())]}
 
     def counts(self) -> dict[str, int]:
-        """How often each rule matched."""
-        counts: dict[str, int] = {}
-        for match in self.matches:
-            counts[match.rule] = counts.get(match.rule, 0) + 1
-        return counts
+        """How often each rule matched. An item may repeat the reasoning before it: of the two, the one with more matches counts."""
+        counts = Counter(match.rule for match in self.matches)
+        counts.update(Counter(match.rule for match in self._in_reasoning) | Counter(match.rule for match in self._in_items))
+        return dict(counts)
 
     def _feed(self, stream: _Stream, text: str) -> str:
         moderator = self._moderators.get(stream)
         if moderator is None:
             moderator = self._moderators[stream] = ArgumentsModerator(self.rules) if stream[0] == "tool" else Moderator(self.rules)
-        return self._note(moderator.feed(text))
+        return self._note(moderator.feed(text), stream[0])
 
     def _name(self, name: str) -> bool:
         """Whether a tool's name may be shown. Where it may not, the answer is blocked."""
@@ -124,8 +134,17 @@ class Moderation:
         self.blocked = self.blocked or released.text != name
         return not self.blocked
 
-    def _note(self, released: Released) -> str:
-        self.matches += released.matches
+    def _item(self, event: ProviderItem) -> ProviderItem:
+        """The item with what a client may see of it. A match to block in it blocks the answer."""
+        if not self.active:
+            return event
+        judged = moderate_item(self.rules, event.item)
+        self._in_items += judged.matches
+        self.blocked = self.blocked or judged.blocked
+        return event if judged.shown is None else msgspec.structs.replace(event, shown=judged.shown)
+
+    def _note(self, released: Released, kind: str = "") -> str:
+        (self._in_reasoning if kind == "reasoning" else self.matches).extend(released.matches)
         self.blocked = self.blocked or released.blocked
         return released.text
 
@@ -135,7 +154,7 @@ class Moderation:
         for (kind, owner, index), moderator in self._moderators.items():
             if owner != choice:
                 continue
-            text = self._note(moderator.finish())
+            text = self._note(moderator.finish(), kind)
             if not text:
                 continue
             match kind:

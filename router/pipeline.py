@@ -1,6 +1,9 @@
 """The one request flow. Read it top to bottom and you know the product.
 
-limits -> data class -> ground -> decide -> [ reserve -> generate -> cite -> moderate ] per candidate -> settle
+limits -> data class -> ground -> decide -> [ reserve -> generate -> cite -> moderate ] per attempt -> settle
+
+What is in brackets stands in `router.attempts`: what an attempt is in `router.attempt`, which one comes next in `router.course`, and what is set aside
+for it in `router.bookings`.
 
 The order is the security and the billing argument: nothing is retrieved before the request passed the input rules, nothing is called
 before its upper bound is reserved, nothing is delivered before it is moderated, and every exit settles.
@@ -10,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -19,44 +23,33 @@ import structlog
 
 from adapters.backend import Backend, DataClass, estimate_tokens
 from adapters.cost import picodollars, upper_bound, usd_float
-from adapters.errors import BackendError, BackendUnavailable
 from adapters.output_limits import LONGEST_OUTPUT_TOKENS, default_output_tokens
-from adapters.types import (
-    AttemptRecord,
-    Citation,
-    CitationAdded,
-    Event,
-    Finished,
-    GenerateRequest,
-    Passage,
-    ProviderItem,
-    ReasoningDelta,
-    RefusalDelta,
-    ResponseStarted,
-    TextDelta,
-    ToolCallDelta,
-    Usage,
-    UsageReported,
-)
+from adapters.prompting import with_format
+from adapters.structured import AnswerFormat
+from adapters.tokens import counting_once
+from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
 from policies.access import Principal
-from policies.decide import Decision, decide
+from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
 from policies.limits import check_input
-from retrieval.cite import cite
 from retrieval.values import SearchRequest
+from router.attempt import Attempt
+from router.attempts import Attempts
+from router.bookings import Bookings
 from router.books import BudgetExceeded
+from router.course import Step
 from router.gateway import Gateway
+from router.history import Histories
 from router.http.errors import ApiError
 from router.moderating import Moderation
 from router.policy_in_force import ActivePolicy
-from router.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Caps, Settlement, measured
+from router.settlement import AttemptPlan, Caps, Purpose
+from router.structured import StructuredAnswer, may_stream, required_format
+from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.wire.call import Call
 from router.wire.headgate import Headgate
 
 log = structlog.get_logger("headgate.pipeline")
-
-BUDGET_ROUNDS = 5
-"""How often a request decides anew when others take the budget between its decision and its reservation."""
 
 
 class Exchange:
@@ -73,26 +66,18 @@ class Exchange:
         self.request_id = request_id
         self.created = time.time()
         self.started = time.perf_counter()
-        self.upstream_s = 0.0
-        self.overhead_s: float | None = None
         self.active: ActivePolicy = gateway.policy.acquire()
         self.tenant = self.active.policy.tenant(principal.tenant)
         self.data_class: DataClass = "internal"
         self.passages: tuple[Passage, ...] = ()
         self.decision: Decision | None = None
-        self.moderation = Moderation(self.active.policy.moderation_rules(principal.tenant))
-        self.citations: list[Citation] = []
-        self.finished: list[Finished] = []
+        self.rules = self.active.policy.moderation_rules(principal.tenant)
+        self._form: AnswerFormat | None = None
+        self._no_summary = False
         self.usage = Usage(source="counted")
-        self.cost = 0
-        self.backend_name = ""
-        self.model = ""
         self.outcome = "refused"
-        self._answer = ""
-        self._tried: set[str] = set()
-        self._booking: Booking | None = None
-        self._reserving: asyncio.Task[None] | None = None
-        self._record = AttemptRecord(backend="")
+        self._bookings = Bookings(gateway, principal, request_id, self.active.version, self._caps())
+        self._attempts = Attempts(self, self._bookings)
         self._generating = False
 
     # --- before the first call -------------------------------------------------------------------------------------------------------
@@ -103,33 +88,42 @@ class Exchange:
         The budget is asked when it is reserved from; `with_budget` asks it now, for an explanation.
         """
         call, policy = self.call, self.active.policy
+        counting_once()
         refusal = check_input(call.request, policy.file.input, estimate_tokens(call.request).n)
         if refusal is not None:
             raise ApiError(refusal.status, refusal.code, f"{refusal.message}.", param=refusal.param)
+        self._form = required_format(call.request)
         self.data_class = highest(self.tenant.data_class, call.hints.data_class or "public")
         await self._ground()
         self._request = msgspec.structs.replace(
             call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition(), whole=not call.stream
         )
-        self._features = extract(
+        self.features = extract(
             self._request,
             self.principal,
             data_class=self.data_class,
             input_tokens=estimate_tokens(self._request).n,
             max_cost_usd=call.hints.max_cost_usd,
         )
+        self._histories = Histories(policy.history(self.principal.tenant), self._request)
+        self._input_tokens = self._histories.input_tokens(self.active.backends.values())
         remaining = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if with_budget else None
-        return self._decide(remaining)
+        return self.decide(remaining)
 
-    def _decide(self, remaining: int | None) -> Decision:
+    def decide(self, remaining: int | None) -> Decision:
         """Raises `ApiError` where nothing is permitted. Upper costs are counted only where something depends on them."""
         costs = None
         if remaining is not None or self.call.hints.max_cost_usd is not None:
             costs = {name: self._plan(name, backend)[1].amount for name, backend in self.active.backends.items()}
-        self.decision = decide(self.active.policy, self._features, self.active.state(self._seed(), self.principal, costs, remaining))
+        self.decision = decide(self.active.policy, self.features, self.state(costs, remaining))
         if self.decision.outcome != "ok":
-            raise ApiError(self.decision.status, self.decision.outcome, f"{_sentence(self.decision.message)}.", param=self.decision.param)
+            wait = self.active.closes_in_s() if self.decision.outcome == "no_permitted_backend" else None
+            headers = {} if wait is None else {"retry-after": f"{math.ceil(wait)}"}
+            raise ApiError(self.decision.status, self.decision.outcome, f"{_sentence(self.decision.message)}.", param=self.decision.param, headers=headers)
         return self.decision
+
+    def state(self, costs: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
+        return self.active.state(self._seed(), self.principal, costs, remaining, self._input_tokens)
 
     def _seed(self) -> str:
         """The seed of weighted rules: the client's, or one of this request's own."""
@@ -163,17 +157,18 @@ class Exchange:
     # --- the attempts ----------------------------------------------------------------------------------------------------------------
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Moderated events of the first candidate that answers; `finished`, `usage`, `cost` and `citations` hold once it ends.
+        """Moderated events of the first attempt that answers; `finished`, `usage`, `cost` and `citations` hold once it ends.
 
-        A failure before the first delivered delta (of a whole answer: before its end) tries the next candidate; after it, or when none is
-        left, a `BackendError` (or an `ApiError`, for a budget that allows nothing) is raised. Only deltas and opaque items are yielded.
+        A failure before the first delivered delta (of an answer that is held back: before its end) makes the next attempt; after it, or when
+        none is left, a `BackendError` (or an `ApiError`, for a budget that allows nothing) is raised. Only deltas and opaque items are yielded.
         """
         failure: BaseException | None = None
         self._generating = True
         try:
-            async with aclosing(self._candidates()) as events:
+            async with aclosing(self._attempts.events()) as events:
                 async for event in events:
                     yield event
+            self.outcome = self._attempts.outcome
         except BaseException as error:
             failure = error
             raise
@@ -182,73 +177,22 @@ class Exchange:
             if not isinstance(failure, asyncio.CancelledError | GeneratorExit):
                 await asyncio.shield(settling)
 
-    async def _candidates(self) -> AsyncGenerator[Event, None]:
-        last: BackendError | None = None
-        while (planned := await self._next(last)) is not None:
-            backend, request = planned
-            committed = False
-            held: list[Event] = []
-            waited, began = self.upstream_s, time.perf_counter()
-            try:
-                async with aclosing(self._attempt(backend, request)) as events:
-                    async for event in events:
-                        if not self.call.stream:  # nobody has seen any of a whole answer until all of it is there
-                            held.append(event)
-                            continue
-                        committed = True
-                        yield event
-            except BackendError as error:
-                self.gateway.metrics.attempt_failed(backend.name, error.code)
-                self.upstream_s = waited + time.perf_counter() - began
-                if committed or error.code == "invalid_request":  # malformed for one is malformed for all
-                    raise
-                last = error
-                continue
-            self.outcome = "blocked" if self.moderation.blocked else "ok"
-            for event in held:
-                yield event
-            return
-        assert last is not None, "with no candidate left and nothing tried, _next raises"
-        raise last
+    def make_attempt(self, step: Step, body: str, purpose: Purpose = "answer") -> Attempt:
+        """`body` tells this request's different bodies apart: a provider sees one idempotency key for a body and its retries."""
+        backend = self.active.backends[step.backend]
+        request, plan = self._plan(step.backend, backend, step.added)
+        plan = msgspec.structs.replace(plan, purpose=purpose)
+        key = hashlib.sha256(f"{self.request_id} {step.backend} {body}".encode()).hexdigest()[:32]
+        request = msgspec.structs.replace(request, idempotency_key=f"headgate-{key}")
+        held = not self.call.stream or not may_stream(self._request, backend.capabilities)
+        structured = None if self._form is None else StructuredAnswer(self._form, step.backend, hold=held)
+        return Attempt(backend, request, plan, Moderation(self.rules), structured, self._histories.fitted(backend, step.added).report)
 
-    async def _next(self, last: BackendError | None) -> tuple[Backend, GenerateRequest] | None:
-        """Reserve for the next candidate that the budget allows; None where all were tried. Raises `ApiError` 402 where none could be tried.
+    def _plan(self, name: str, backend: Backend, added: tuple[Message, ...] = ()) -> tuple[GenerateRequest, AttemptPlan]:
+        return self._bounded(name, backend, msgspec.structs.replace(self._request, messages=self._histories.fitted(backend, added).messages))
 
-        A budget that refuses changes the decision: what it still affords is decided anew, with the policy's `on_budget_end`.
-        """
-        assert self.decision is not None
-        for _ in range(BUDGET_ROUNDS):
-            name = next((name for name in self.decision.candidates if name not in self._tried), None)
-            if name is None:
-                return None
-            backend = self.active.backends[name]
-            request, plan = self._plan(name, backend)
-            try:
-                await self._reserve(plan, last)
-            except BudgetExceeded:
-                try:
-                    self._decide(await self._remaining(last))
-                except ApiError:
-                    if last is not None:
-                        return None
-                    raise
-                continue
-            self._tried.add(name)
-            self.backend_name, self.model = name, backend.model
-            self._answer = ""
-            return backend, request
-        if last is not None:
-            return None
-        raise ApiError(402, "budget_exceeded", "The budget is being used up by other requests; try again, or ask your administrator for a larger one.")
-
-    async def _remaining(self, last: BackendError | None) -> int:
-        """What the budget leaves to the next attempt: the failed one's reservation is given back when this one's is made."""
-        spent = 0 if self._booking is None else measured(self._record, self._booking.plan, last).cost
-        left = await self.gateway.accounting.remaining(self.principal.tenant, self._caps(), self._booking, spent)
-        return LARGEST_AMOUNT if left is None else min(left, LARGEST_AMOUNT)
-
-    def _plan(self, name: str, backend: Backend) -> tuple[GenerateRequest, AttemptPlan]:
-        request = self._request
+    def _bounded(self, name: str, backend: Backend, request: GenerateRequest) -> tuple[GenerateRequest, AttemptPlan]:
+        """The request within the backend's limits, and what it can cost at most."""
         configured = self.active.policy.backends[name]
         price = self.active.price(name)
         longest = configured.spec.max_output_tokens or backend.capabilities.max_output
@@ -256,7 +200,7 @@ class Exchange:
             limit: int | None = min(request.max_output_tokens, longest or LONGEST_OUTPUT_TOKENS)
         else:  # what costs money has a limit: without one there is no upper bound to reserve
             limit = longest or (default_output_tokens(backend.model) if price.output or price.tiers else None)
-        request = msgspec.structs.replace(request, max_output_tokens=limit)
+        request = with_format(msgspec.structs.replace(request, max_output_tokens=limit), backend.capabilities)
         bound = backend.count(request).upper
         output = (limit or 0) * request.n
         return request, AttemptPlan(
@@ -271,126 +215,126 @@ class Exchange:
             started_at=time.time(),
         )
 
+    def input_tokens(self) -> int:
+        """The estimated input of the request at its first candidate. Comes after `prepare`; nothing is called or billed."""
+        assert self.decision is not None
+        backend = self.active.backends[self.decision.candidates[0]]
+        return backend.count(with_format(self._request, backend.capabilities)).n
+
+    async def summarise(self, name: str, added: tuple[Message, ...]) -> None:
+        """Where the policy wants it, make the summary that takes the place of what does not fit this backend. Without one it is dropped all the same."""
+        backend, by = self.active.backends[name], self._histories.policy.summarise_with
+        dropped = self._histories.to_summarise(backend, added)
+        if not dropped or by is None or self._no_summary:
+            return
+        began, summariser = time.perf_counter(), self.active.backends[by]
+        request, plan = self._bounded(by, summariser, summary_request(dropped, summariser, self._request.partition))
+        most, both = self.features.max_cost_usd, usd_float(plan.amount + self._plan(name, backend, added)[1].amount)
+        attempt = Attempt(summariser, request, msgspec.structs.replace(plan, purpose="history"), Moderation(UNMODERATED))
+        self._no_summary = True  # until there is one: a request asks for none a second time
+        allowed = permitted(self.active.policy, needs_nothing(self.features), self.state(), by) and (most is None or both <= most)
+        try:
+            if allowed:
+                await self._bookings.begin(attempt)
+        except BudgetExceeded:
+            allowed = False
+        summary = await summarise(attempt, self._bookings, self.gateway) if allowed else None
+        self._attempts.upstream_s += time.perf_counter() - began
+        if summary is None:
+            log.info("not_summarised", request_id=self.request_id, backend=by, permitted=allowed)
+        else:
+            self._histories.summarised(dropped, summary)
+            self._no_summary = False
+
     def _caps(self) -> Caps:
         budget = self.tenant.budget_usd
         return Caps(day=_picodollars(budget.day), month=_picodollars(budget.month))
-
-    async def _reserve(self, plan: AttemptPlan, last: BackendError | None) -> None:
-        """Set the attempt's bound aside. A cancelled wait does not undo it: `_settle` waits for it and releases it."""
-        self._reserving = self.gateway.background(self._book(plan, last))
-        await asyncio.shield(self._reserving)
-
-    async def _book(self, plan: AttemptPlan, last: BackendError | None) -> None:
-        accounting = self.gateway.accounting
-        if self._booking is None:
-            booking = accounting.booking(self.request_id, self.principal.tenant, self.principal.key_id, self.active.version, self._caps(), plan)
-            try:
-                await accounting.open(booking)
-            except BudgetExceeded:
-                raise
-            except Exception:
-                self.gateway.background(self.gateway.release(booking))
-                raise
-            self._booking = booking
-        else:
-            settlement = measured(self._record, self._booking.plan, last)
-            await accounting.next_attempt(self._booking, settlement, plan)
-            self.cost += settlement.cost
-        self._record = AttemptRecord(backend=plan.backend)
-
-    async def _attempt(self, backend: Backend, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        """One candidate's deltas, cited and moderated. `Finished` and usage stay here."""
-        self.moderation = Moderation(self.moderation.rules)
-        self.citations, self.finished = [], []
-        began = time.perf_counter()
-        first = True
-        async with (
-            aclosing(backend.generate(request, self._record)) as raw,
-            aclosing(self._cited(raw)) as cited,
-            aclosing(self.moderation.stage(cited)) as events,
-        ):
-            async for event in events:
-                if first:
-                    self.upstream_s += time.perf_counter() - began
-                    self.overhead_s = max(0.0, time.perf_counter() - self.started - self.upstream_s)
-                    first = False
-                match event:
-                    case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta() | ProviderItem():
-                        yield event
-                    case Finished():
-                        self.finished.append(event)
-                    case CitationAdded():
-                        self.citations.append(event.citation)
-                    case ResponseStarted():
-                        self.model = event.model or self.model
-                    case UsageReported():
-                        self.usage = event.usage
-        if not self.finished:
-            raise BackendUnavailable(f"backend {backend.name!r} ended without an answer", backend=backend.name)
-        self.citations = [self.moderation.follow(citation) for citation in self.citations]
-
-    async def _cited(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-        """Check every citation against the passages; where the model only marked its claims ([1]), make the citations from the marks."""
-        passages = self.passages
-        given = False
-        async for event in events:
-            match event:
-                case CitationAdded():
-                    given = True
-                    if any(verbatim(event.citation, passage) for passage in passages):
-                        yield event
-                case Finished():
-                    if passages and not given and event.choice == 0:
-                        for citation in cite(self._answer, self.passages):
-                            yield CitationAdded(citation)
-                    yield event
-                case TextDelta():
-                    if passages and event.choice == 0:
-                        self._answer += event.text
-                    yield event
-                case ReasoningDelta() | RefusalDelta() | ToolCallDelta() | ProviderItem() | ResponseStarted() | UsageReported():
-                    yield event
 
     # --- the end ---------------------------------------------------------------------------------------------------------------------
 
     async def _settle(self, failure: BaseException | None) -> None:
         """Close the books. Waits for a reservation that is still being made, so that none is ever left open."""
-        if self._reserving is not None:
-            await asyncio.wait([self._reserving])
         try:
-            if self._booking is None:
+            await self._attempts.stopped()
+            settlements = await self._bookings.close(failure)
+            if self.attempt is None or (settlement := settlements.get(self.attempt.plan.purpose)) is None:
                 return
-            settlement = measured(self._record, self._booking.plan, failure)
-            if self.moderation.blocked:
-                settlement = msgspec.structs.replace(settlement, outcome="blocked")
             self.usage = settlement.usage
-            self.cost += settlement.cost
             if failure is not None:
-                self.outcome = settlement.outcome
-            await self.gateway.settle(self._booking, settlement)
+                self.outcome = "cancelled" if isinstance(failure, asyncio.CancelledError | GeneratorExit) else settlement.outcome
             try:
-                self._observe(settlement)
+                self._observe(settlement.outcome)
             except Exception:  # a figure that cannot be counted is no reason to fail an answer
                 log.exception("metrics_failed", request_id=self.request_id)
         finally:
             self.gateway.policy.release(self.active)
 
-    def _observe(self, settlement: Settlement) -> None:
+    def _observe(self, outcome: str) -> None:
         for rule, count in self.moderation.counts().items():
             self.gateway.metrics.moderated(rule, count)
         self.gateway.metrics.request_done(
-            backend=self.backend_name,
-            outcome=settlement.outcome,
-            usage=settlement.usage,
-            cost=self.cost,
-            duration_s=time.perf_counter() - self.started,
+            backend=self.backend_name, outcome=outcome, usage=self.usage, cost=self.cost, duration_s=time.perf_counter() - self.started
         )
+
+    # --- what is known of it ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt that runs, or ran last."""
+        return self._attempts.current
+
+    @property
+    def cost(self) -> int:
+        """Of all attempts that have ended, in picodollars."""
+        return self._bookings.cost
+
+    @property
+    def backend_name(self) -> str:
+        return "" if self.attempt is None else self.attempt.plan.backend
+
+    @property
+    def model(self) -> str:
+        """The answering model, as the provider names it once it has."""
+        return "" if self.attempt is None else self.attempt.model
+
+    @property
+    def moderation(self) -> Moderation:
+        return Moderation(self.rules) if self.attempt is None else self.attempt.moderation
+
+    @property
+    def citations(self) -> list[Citation]:
+        return [] if self.attempt is None else self.attempt.citations
+
+    @property
+    def finished(self) -> list[Finished]:
+        return [] if self.attempt is None else self.attempt.finished
+
+    @property
+    def overhead_s(self) -> float | None:
+        """What the service itself took until the backend was called; None until the backend has begun to answer."""
+        if self.attempt is None or not self.attempt.answered:
+            return None
+        return max(0.0, self.attempt.began - self.started - self._attempts.upstream_s)
 
     @property
     def ignored(self) -> tuple[str, ...]:
         """Tuning knobs of the request that the backend does not have, and `logprobs` where moderation drops them."""
         dropped = ("logprobs",) if self.call.request.logprobs is not None and self.moderation.active else ()
-        return (*self._record.ignored, *(knob for knob in dropped if knob not in self._record.ignored))
+        ignored = () if self.attempt is None else self.attempt.record.ignored
+        return (*ignored, *(knob for knob in dropped if knob not in ignored))
+
+    def _notes(self) -> tuple[str, ...]:
+        """What was done to the answer, as reason codes."""
+        if self.attempt is None or self.attempt.structured is None:
+            return ()
+        held = ("structured:held",) if self.call.stream and self.attempt.structured.hold else ()
+        repaired = (f"structured:repairs:{self._attempts.repairs}",) if self._attempts.repairs else ()
+        return (*held, *repaired, *(("structured:unwrapped",) if self.attempt.structured.unwrapped else ()))
+
+    @property
+    def history(self) -> JsonObject | None:
+        """What was left out of the request's messages; None where nothing was."""
+        return None if self.attempt is None else self.attempt.history
 
     def close(self) -> None:
         """Give up a request that was never generated."""
@@ -404,13 +348,14 @@ class Exchange:
             backend=self.backend_name,
             model=self.model,
             rule=self.rule,
-            reasons=self.decision.reasons,
+            reasons=(*self.decision.reasons, *self._notes()),
             policy_version=self.active.version,
             cost_usd=usd_float(self.cost),
             decision_id=self.request_id,
             citations=tuple(self.citations),
             moderation=self.moderation.report(),
             decision=msgspec.to_builtins(self.decision) if self.call.hints.explain else None,
+            history=self.history,
         )
 
 
@@ -420,10 +365,3 @@ def _sentence(message: str) -> str:
 
 def _picodollars(usd: float | None) -> int | None:
     return None if usd is None else picodollars(usd)
-
-
-def verbatim(citation: Citation, passage: Passage) -> bool:
-    """Whether the quote is, character for character, what the passage says at that place."""
-    if citation.file_id != passage.file_id or not passage.start <= citation.start < citation.end <= passage.end:
-        return False
-    return passage.text[citation.start - passage.start : citation.end - passage.start] == citation.quote

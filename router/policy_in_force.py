@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote
 
 import structlog
 
 from adapters.backend import Backend, BackendContext, BackendSpec, create_backend
 from adapters.cost import usd_float
+from adapters.embedders import TextEmbedder, create_embedder
 from adapters.errors import BackendError
 from adapters.price_book import price_for
+from adapters.slots import Slots
 from adapters.types import BackendHealth
-from adapters.wrappers import guarded, with_timeouts
+from adapters.wrappers import Breaker, Limiter, protected
+from adapters.wrappers.breaker import Circuit
 from config.database import Database
 from config.prices import Price
 from config.settings import Settings
@@ -32,17 +39,39 @@ LONGEST_PAUSE_S = 30.0
 """Between two attempts to load a policy version that cannot be loaded."""
 
 
+Circuits: TypeAlias = Callable[[str, Circuit], None]
+
+
+def _unseen(_name: str, _circuit: Circuit) -> None:
+    """Nobody watches the circuits."""
+
+
 class ActivePolicy:
     """A policy version with everything made from it. Requests hold it while they run; it is closed when the last one let go."""
 
-    def __init__(self, policy: Policy, version: PolicyVersion, context: BackendContext) -> None:
+    def __init__(
+        self, policy: Policy, version: PolicyVersion, context: BackendContext, home: Path, circuit: Circuits = _unseen, before: ActivePolicy | None = None
+    ) -> None:
+        """`home` is the state folder, where the workers of this host share slots; `circuit` is told every change of a backend's circuit.
+
+        A backend that was the same in the policy `before` keeps its circuit: an edit elsewhere sends nothing to a backend that is ill.
+        """
         self.policy = policy
         self.version = version.version
         self.etag = version.etag
-        self.backends: dict[str, Backend] = {
-            name: guarded(with_timeouts(create_backend(name, configured.spec, context), configured.spec)) for name, configured in policy.backends.items()
+        self.breakers: dict[str, Breaker] = {
+            name: _kept_breaker(name, configured.spec, before) or Breaker(configured.spec.breaker, changed=partial(circuit, name))
+            for name, configured in policy.backends.items()
+            if configured.spec.breaker is not None
         }
-        self.health: dict[str, BackendHealth] = {}
+        self.backends: dict[str, Backend] = {
+            name: protected(create_backend(name, configured.spec, context), configured.spec, self.breakers.get(name), _limiter(name, configured.spec, home))
+            for name, configured in policy.backends.items()
+        }
+        self.embedders: dict[str, TextEmbedder] = {name: create_embedder(name, each.spec, context.environ) for name, each in policy.embedders.items()}
+        for name in self.backends:
+            circuit(name, self.circuit(name))
+        self._looked: dict[str, BackendHealth] = {}
         self.users = 0
         self.retired = False
         self._prices: dict[str, tuple[int, Price]] = {}
@@ -60,8 +89,18 @@ class ActivePolicy:
             known = self._prices[name] = (minute, price)
         return known[1]
 
-    def state(self, seed: str, principal: Principal, upper_costs: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
-        """What a decision depends on besides the policy and the request. Costs and budget in picodollars; they count where they are given."""
+    def state(
+        self,
+        seed: str,
+        principal: Principal,
+        upper_costs: Mapping[str, int] | None = None,
+        remaining: int | None = None,
+        input_tokens: Mapping[str, int] | None = None,
+    ) -> State:
+        """What a decision depends on besides the policy and the request. Costs and budget in picodollars; they count where they are given.
+
+        `input_tokens` are the backends' own counts of the request, where they are known.
+        """
         return State(
             backends={
                 name: BackendState(
@@ -69,6 +108,7 @@ class ActivePolicy:
                     reason=health.reason,
                     capabilities=self.backends[name].capabilities,
                     upper_cost_usd=usd_float(upper_costs[name]) if upper_costs is not None else 0.0,
+                    input_tokens=None if input_tokens is None else input_tokens.get(name),
                 )
                 for name, health in self.health.items()
             },
@@ -77,25 +117,51 @@ class ActivePolicy:
             seed=seed,
         )
 
+    @property
+    def health(self) -> dict[str, BackendHealth]:
+        """What the backends last said of themselves, and what their circuit breakers say now."""
+        return {name: self._health(name, looked) for name, looked in self._looked.items()}
+
+    def ready(self, name: str) -> bool:
+        """Whether a backend may be called now."""
+        looked = self._looked.get(name)
+        return looked is not None and self._health(name, looked).ready
+
+    def _health(self, name: str, looked: BackendHealth) -> BackendHealth:
+        problem = self.breakers[name].problem() if name in self.breakers else None
+        return looked if problem is None else BackendHealth(ready=False, reason=problem)
+
+    def circuit(self, name: str) -> Circuit:
+        """The state of a backend's circuit in this worker; one without a breaker is always closed."""
+        return self.breakers[name].state if name in self.breakers else "closed"
+
+    def closes_in_s(self) -> float | None:
+        """How long until the first open circuit lets a request through; None where none is open."""
+        waits = [breaker.opens_in_s for breaker in self.breakers.values() if breaker.state == "open"]
+        return min(waits, default=None)
+
     async def check_health(self) -> None:
         """Ask every backend at once; none holds up another."""
         names = list(self.backends)
         found = await asyncio.gather(*(_health(self.backends[name]) for name in names))
-        self.health = dict(zip(names, found, strict=True))
+        self._looked = dict(zip(names, found, strict=True))
 
     async def aclose(self) -> None:
         for backend in self.backends.values():
             await backend.aclose()
+        for embedder in self.embedders.values():
+            await embedder.aclose()
 
 
 class PolicyHolder:
     """The policy in force, swapped whole; a request keeps the one it began with."""
 
-    def __init__(self, database: Database, settings: Settings, context: BackendContext, source: str) -> None:
+    def __init__(self, database: Database, settings: Settings, context: BackendContext, source: str, circuit: Circuits = _unseen) -> None:
         self._database = database
         self._settings = settings
         self._context = context
         self._source = source
+        self._circuit = circuit
         self._current: ActivePolicy | None = None
         self._failed = (0, 0.0, 0.0)
         """The version that could not be loaded, how long it is left alone (seconds), and until when by the monotonic clock."""
@@ -131,7 +197,7 @@ class PolicyHolder:
             return
         try:
             policy = load_policy(version.text, self._source, price_of=known_price)
-            active = ActivePolicy(policy, version, self._context)
+            active = ActivePolicy(policy, version, self._context, self._settings.home, self._circuit, self._current)
         except Exception:
             failed, pause, _ = self._failed
             pause = min(2 * pause, LONGEST_PAUSE_S) if failed == version.version else 2 * REFRESH_S
@@ -149,6 +215,17 @@ class PolicyHolder:
             task = asyncio.ensure_future(active.aclose())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def _kept_breaker(name: str, spec: BackendSpec, before: ActivePolicy | None) -> Breaker | None:
+    same = before is not None and name in before.policy.backends and before.policy.backends[name].spec == spec
+    return before.breakers.get(name) if same and before is not None else None
+
+
+def _limiter(name: str, spec: BackendSpec, home: Path) -> Limiter | None:
+    """The workers of a host, and a policy's earlier versions, take their slots from the same folder: together they never hold more."""
+    slots = spec.slots()
+    return None if slots is None else Limiter(Slots(home / "run" / "slots" / quote(name, safe=""), slots), spec.queue_s)
 
 
 async def _health(backend: Backend) -> BackendHealth:

@@ -6,13 +6,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from adapters.types import Usage
+from adapters.wrappers.breaker import Circuit
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,6 +35,11 @@ class Metrics:
         self._duration = Histogram("headgate_request_seconds", "Time from request to settlement.", ["backend"], buckets=_SECONDS, registry=registry)
         self._overhead = Histogram("headgate_overhead_seconds", "Time to the first delta less the backend's own.", buckets=_OVERHEAD, registry=registry)
         self._active = Gauge("headgate_active_requests", "Chat requests in flight.", registry=registry, multiprocess_mode="livesum")
+        self._retries = Counter("headgate_retries_total", "Attempts repeated at the same backend, by why.", ["backend", "code"], registry=registry)
+        self._hedges = Counter("headgate_hedges_total", "Second attempts beside a slow first one.", ["backend", "outcome"], registry=registry)
+        self._circuits = Gauge(
+            "headgate_circuit_state", "Circuit of a backend: 0 closed, 1 half open, 2 open.", ["backend"], registry=registry, multiprocess_mode="livemax"
+        )
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -49,6 +55,15 @@ class Metrics:
 
     def attempt_failed(self, backend: str, code: str) -> None:
         self._failures.labels(backend, code).inc()
+
+    def retried(self, backend: str, code: str) -> None:
+        self._retries.labels(backend, code).inc()
+
+    def hedged(self, backend: str, outcome: Literal["won", "lost", "failed"]) -> None:
+        self._hedges.labels(backend, outcome).inc()
+
+    def circuit(self, backend: str, state: Circuit) -> None:
+        self._circuits.labels(backend).set({"closed": 0, "half_open": 1, "open": 2}[state])
 
     def moderated(self, rule: str, count: int) -> None:
         self._moderated.labels(rule).inc(count)
@@ -66,6 +81,16 @@ class Metrics:
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
             return generate_latest(registry)
         return generate_latest(self._registry)
+
+
+def circuits(folder: Path) -> dict[str, str]:
+    """The worst circuit of every backend in the workers that write to a metrics folder: `closed`, `half_open` or `open`."""
+    if not folder.is_dir():
+        return {}
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    families = (family for family in registry.collect() if family.name == "headgate_circuit_state")
+    return {sample.labels["backend"]: ("closed", "half_open", "open")[int(sample.value)] for family in families for sample in family.samples}
 
 
 def prepare_metrics_folder(folder: Path) -> None:

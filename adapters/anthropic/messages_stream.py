@@ -1,10 +1,10 @@
-"""Anthropic's message stream events, as msgspec reads them, and the decoder that turns them into events."""
+"""The decoder of Anthropic's answers, streamed and whole, to events."""
 
 from __future__ import annotations
 
 import msgspec
-from msgspec import Struct
 
+from adapters.anthropic.stream_wire import StreamEvent, WireBlock, WireDelta, WireMessage, WireStopDetails, WireUsage
 from adapters.errors import StreamBroken
 from adapters.faults import WireError, to_error, wire_failure
 from adapters.sse import SseEvent
@@ -26,6 +26,18 @@ from adapters.types import (
 
 PROVIDER = "anthropic"
 
+CITATIONS = "citations"
+"""The item that holds the citations of the text before it, as the API gave them."""
+
+CALL_FIELDS = "tool_use_fields"
+"""The item that holds what else stood on the tool call of an id (by whom it was called, its toolset)."""
+
+MESSAGE_END = "message_end"
+"""The item that holds what the end of a message told beyond our own words (a container, stop details, further figures); never sent back.
+
+Only an answer to a request in Anthropic's own dialect has one.
+"""
+
 FINISH: dict[str, FinishReason] = {
     "end_turn": "stop", "max_tokens": "length", "stop_sequence": "stop", "tool_use": "tool_calls", "pause_turn": "stop", "refusal": "content_filter",
     "model_context_window_exceeded": "length",
@@ -33,90 +45,62 @@ FINISH: dict[str, FinishReason] = {
 """`pause_turn` ends a long turn of the provider's own tools, to be continued by sending it back. An unknown reason is a stop."""
 
 
-class _Usage(Struct, frozen=True, gc=False):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-
-
-class _Message(Struct, frozen=True):
-    id: str | None = None
-    model: str | None = None
-    usage: _Usage | None = None
-
-
-class _Block(Struct, frozen=True):
-    type: str
-    id: str | None = None
-    name: str | None = None
-    text: str | None = None
-
-
-class _StopDetails(Struct, frozen=True):
-    explanation: str | None = None
-
-
-class _Delta(Struct, frozen=True):
-    type: str | None = None
-    text: str | None = None
-    partial_json: str | None = None
-    thinking: str | None = None
-    signature: str | None = None
-    stop_reason: str | None = None
-    stop_sequence: str | None = None
-    stop_details: _StopDetails | None = None
-
-
-class StreamEvent(Struct, frozen=True):
-    """Any event of the stream. Not a tagged union: an event type of tomorrow must not break the stream of today."""
-
-    type: str
-    index: int = 0
-    message: _Message | None = None
-    content_block: msgspec.Raw = msgspec.Raw(b"{}")
-    delta: _Delta | None = None
-    usage: _Usage | None = None
-    error: WireError | None = None
-
-
 _decode = msgspec.json.Decoder(StreamEvent).decode
-_decode_block = msgspec.json.Decoder(_Block).decode
+_decode_message = msgspec.json.Decoder(WireMessage).decode
+_decode_block = msgspec.json.Decoder(WireBlock).decode
+_decode_usage = msgspec.json.Decoder(WireUsage | None).decode
+_decode_details = msgspec.json.Decoder(WireStopDetails | None).decode
+_decode_any = msgspec.json.Decoder().decode
+
+_OURS = frozenset({"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"})
 
 
-def merged_usage(before: Usage, wire: _Usage) -> Usage:
-    """Cumulative: what an event does not name stays. Anthropic's input excludes cached tokens, Headgate's includes them."""
+def merged_usage(before: Usage, wire: WireUsage) -> Usage:
+    """Cumulative: what an event does not name stays. Anthropic's input excludes cached tokens, Headgate's includes them.
+
+    A compaction of the context is billed and stands only in the list of iterations, so it is added.
+    """
     uncached = before.input_tokens - before.cache_read_input_tokens - before.cache_creation_input_tokens
     read = before.cache_read_input_tokens if wire.cache_read_input_tokens is None else wire.cache_read_input_tokens
     written = before.cache_creation_input_tokens if wire.cache_creation_input_tokens is None else wire.cache_creation_input_tokens
+    details = wire.output_tokens_details
+    compactions = [each for each in wire.iterations or () if each.type == "compaction"]
+    read += sum(each.cache_read_input_tokens for each in compactions)
+    written += sum(each.cache_creation_input_tokens for each in compactions)
     return Usage(
-        input_tokens=(uncached if wire.input_tokens is None else wire.input_tokens) + read + written,
-        output_tokens=before.output_tokens if wire.output_tokens is None else wire.output_tokens,
+        input_tokens=(uncached if wire.input_tokens is None else wire.input_tokens) + read + written + sum(each.input_tokens for each in compactions),
+        output_tokens=(before.output_tokens if wire.output_tokens is None else wire.output_tokens) + sum(each.output_tokens for each in compactions),
         cache_read_input_tokens=read,
         cache_creation_input_tokens=written,
+        reasoning_output_tokens=before.reasoning_output_tokens if details is None else details.thinking_tokens or 0,
     )
 
 
 class _Open:
     """A content block that has begun and not ended."""
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, block: WireBlock) -> None:
         self.raw = raw
-        self.kind = _decode_block(raw).type
+        self.kind = block.type
         self.call: int | None = None
         self.thinking: list[str] = []
         self.signature: list[str] = []
+        self.content: list[str] = []
         self.json: list[str] = []
+        self.citations: list[JsonObject] = list(block.citations or ())
 
 
 class MessageDecoder:
-    """Decodes one message stream."""
+    """Decodes one answer. `native`: the client speaks Anthropic's own dialect and is told what only that can say (`MESSAGE_END`)."""
 
-    def __init__(self, request_id: str | None = None) -> None:
+    def __init__(self, request_id: str | None = None, *, native: bool = False) -> None:
         self.done = False
         self.usage_final = False
+        self.service_tier: str | None = None
         self._request_id = request_id
+        self._native = native
         self._usage = Usage()
+        self._figures: JsonObject = {}
         self._open: dict[int, _Open] = {}
         self._calls = 0
         self._finished: Finished | None = None
@@ -127,13 +111,15 @@ class MessageDecoder:
             case "content_block_delta":
                 return self._delta(said)
             case "content_block_start":
-                return self._start(said)
+                return self._start(said.index, bytes(said.content_block))
             case "content_block_stop":
                 return self._stop(said.index)
             case "message_start":
-                return self._begin(said.message or _Message())
+                return self._begin(said.message or WireMessage())
             case "message_delta":
-                return self._end(said)
+                delta = said.delta or WireDelta()
+                details = {"stop_details": delta.stop_details, "container": delta.container, "context_management": said.context_management}
+                return self._end(delta.stop_reason, delta.stop_sequence, details, said.usage)
             case "message_stop":
                 self.done = True
             case "error":
@@ -142,26 +128,63 @@ class MessageDecoder:
                 pass  # ping, and whatever may come
         return []
 
+    def whole(self, body: bytes) -> list[Event]:
+        """All events of a complete `Message`."""
+        message = _decode_message(body)
+        if message.error is not None:
+            raise to_error(wire_failure(message.error, request_id=self._request_id))
+        events = self._begin(message)
+        for index, raw in enumerate(message.content):
+            events += self._complete(index, bytes(raw))
+        details = {"stop_details": message.stop_details, "container": message.container, "context_management": message.context_management}
+        events += self._end(message.stop_reason, message.stop_sequence, details, message.usage)
+        self.done = True
+        return events
+
     def finish(self) -> list[Event]:
         if self._finished is None or not self.done:
             raise StreamBroken("the stream ended before its answer was finished", provider_request_id=self._request_id)
         return [self._finished]
 
-    def _begin(self, message: _Message) -> list[Event]:
+    def _begin(self, message: WireMessage) -> list[Event]:
         events: list[Event] = [ResponseStarted(provider_request_id=self._request_id or message.id, model=message.model)]
-        if message.usage is not None:
-            self._usage = merged_usage(self._usage, message.usage)
+        if self._read_usage(message.usage):
             events.append(UsageReported(self._usage))
         return events
 
-    def _start(self, said: StreamEvent) -> list[Event]:
-        block = _Open(bytes(said.content_block))
-        self._open[said.index] = block
-        shown = _decode_block(block.raw)
+    def _read_usage(self, raw: msgspec.Raw) -> bool:
+        """Whether there was any."""
+        usage = _decode_usage(raw)
+        if usage is None:
+            return False
+        self._usage = merged_usage(self._usage, usage)
+        self.service_tier = usage.service_tier or self.service_tier
+        if self._native:
+            self._figures |= {name: value for name, value in _decode_any(raw).items() if name not in _OURS and value is not None}
+        return True
+
+    def _complete(self, index: int, raw: bytes) -> list[Event]:
+        """The events of a block that came whole."""
+        events = self._start(index, raw)
+        block = _decode_block(raw)
+        opened = self._open[index]
+        if block.thinking:
+            events.append(ReasoningDelta(block.thinking))
+        if opened.call is not None:
+            arguments = bytes(block.input).decode()
+            opened.json.append(arguments)
+            events.append(ToolCallDelta(opened.call, arguments=arguments))
+            return events
+        return events + self._stop(index)
+
+    def _start(self, index: int, raw: bytes) -> list[Event]:
+        shown = _decode_block(raw)
+        block = self._open[index] = _Open(raw, shown)
         if block.kind == "tool_use":
             block.call = self._calls
             self._calls += 1
-            return [ToolCallDelta(block.call, id=shown.id, name=shown.name)]
+            events: list[Event] = [] if (fields := _call_fields(shown)) is None else [fields]
+            return [*events, ToolCallDelta(block.call, id=shown.id, name=shown.name)]
         return [TextDelta(shown.text)] if shown.text else []
 
     def _delta(self, said: StreamEvent) -> list[Event]:
@@ -181,29 +204,48 @@ class MessageDecoder:
             return [ReasoningDelta(delta.thinking)] if delta.thinking else []
         elif delta.signature is not None:
             block.signature.append(delta.signature)
+        elif delta.citation is not None:
+            block.citations.append(delta.citation)
+        elif delta.content is not None:  # of a compaction
+            block.content.append(delta.content)
         return []
 
     def _stop(self, index: int) -> list[Event]:
         block = self._open.pop(index, None)
-        if block is None or block.kind == "text":
+        if block is None:
             return []
+        if block.kind == "text":
+            return [ProviderItem(PROVIDER, {"type": CITATIONS, "citations": block.citations})] if block.citations else []
         if block.call is not None:
             # A tool without arguments sends none; its JSON text is an empty object all the same.
             return [] if block.json else [ToolCallDelta(block.call, arguments="{}")]
         return [ProviderItem(PROVIDER, _item(block))]
 
-    def _end(self, said: StreamEvent) -> list[Event]:
+    def _end(self, reason: str | None, sequence: str | None, details: dict[str, msgspec.Raw], usage: msgspec.Raw) -> list[Event]:
         events: list[Event] = []
-        delta = said.delta or _Delta()
-        if delta.stop_reason is not None:
-            if delta.stop_reason == "refusal" and delta.stop_details is not None and delta.stop_details.explanation:
-                events.append(RefusalDelta(delta.stop_details.explanation))
-            self._finished = Finished(FINISH.get(delta.stop_reason, "stop"), provider_reason=delta.stop_reason, stop_sequence=delta.stop_sequence)
-        if said.usage is not None:
-            self._usage = merged_usage(self._usage, said.usage)
+        reported = self._read_usage(usage)
+        if reason is not None:
+            told = {name: value for name, raw in details.items() if (value := _decode_any(raw)) is not None}
+            if self._native and (told or self._figures):
+                events.append(ProviderItem(PROVIDER, {"type": MESSAGE_END, **told, "usage": self._figures}))
+            refusal = _decode_details(details["stop_details"])
+            if reason == "refusal" and refusal is not None and refusal.explanation:
+                events.append(RefusalDelta(refusal.explanation))
+            self._finished = Finished(FINISH.get(reason, "stop"), provider_reason=reason, stop_sequence=sequence)
+        if reported:
             self.usage_final = self._finished is not None
             events.append(UsageReported(self._usage))
         return events
+
+
+def _call_fields(block: WireBlock) -> ProviderItem | None:
+    """What must go back with the call and has no other place. That the model itself called, directly, goes without saying."""
+    fields: JsonObject = {}
+    if block.caller is not None and block.caller.get("type") != "direct":
+        fields["caller"] = block.caller
+    if block.toolset_name is not None:
+        fields["toolset_name"] = block.toolset_name
+    return ProviderItem(PROVIDER, {"type": CALL_FIELDS, "id": block.id, "fields": fields}) if fields else None
 
 
 def _item(block: _Open) -> JsonObject:
@@ -212,6 +254,15 @@ def _item(block: _Open) -> JsonObject:
     if block.thinking or block.signature:
         item["thinking"] = item.get("thinking", "") + "".join(block.thinking)
         item["signature"] = item.get("signature", "") + "".join(block.signature)
+    if block.content:
+        item["content"] = (item.get("content") or "") + "".join(block.content)
     if block.json:
-        item["input"] = decode_json_object("".join(block.json) or "{}")
+        item["input"] = _input("".join(block.json))
     return item
+
+
+def _input(text: str) -> JsonObject:
+    try:
+        return decode_json_object(text or "{}")
+    except msgspec.DecodeError:  # an input that was cut by the output limit
+        return {}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
 import msgspec
 
-from adapters.backend import BackendContext, RemoteSpec, register
-from adapters.openai.chat_stream import ChatDecoder
-from adapters.remote import RemoteBackend, WireCall, credentials
-from adapters.sender import Endpoint
+from adapters.backend import BackendContext
+from adapters.errors import UnsupportedFeature
+from adapters.openai.chat_messages import REFERENCES, RESULT_MEDIA_TOKENS, Server, held_by_the_provider, wire_messages
+from adapters.openai.chat_stream import PROVIDER, ChatDecoder
+from adapters.openai.formats import json_support
+from adapters.openai.spec import OpenAISpec, connect
+from adapters.remote import RemoteBackend, WireCall
 from adapters.types import (
     AudioPart,
     Capabilities,
@@ -20,76 +22,88 @@ from adapters.types import (
     JsonObject,
     Message,
     ProviderPart,
-    RefusalPart,
-    TextPart,
+    ProviderTool,
+    Reasoning,
     TokenCount,
     Tool,
-    ToolCallPart,
     ToolChoice,
 )
 
-OFFICIAL_URL = "https://api.openai.com/v1"
-KEY_ENV = "OPENAI_API_KEY"
 CAPABILITIES = Capabilities(
-    streaming=True, tools=True, parallel_tools=True, vision=True, json_schema="native", reasoning=True, logprobs=True, multiple_choices=True
+    streaming=True,
+    tools=True,
+    parallel_tools=True,
+    vision=True,
+    files=True,
+    audio=True,
+    json_schema="native",
+    reasoning=True,
+    logprobs=True,
+    multiple_choices=True,
+    # The client runs it itself: like a function, but its input is any text.
+    provider_tools=(f"{PROVIDER}/custom",),
 )
 
-
 NOT_SENT = frozenset({
-    "service_tier", "web_search_options", "search_parameters", "modalities", "audio", "functions", "function_call", "models", "route", "provider",
-    "plugins", "best_of", "use_beam_search", "prediction", "store", "background",
+    "service_tier", "web_search_options", "search_parameters", "modalities", "audio", "models", "route", "provider", "plugins",
+    "best_of", "use_beam_search", "prediction", "store", "background",
 })  # fmt: skip
-"""Unknown fields that would change the price, choose another model or add tokens that nobody reserved; `pass_through` sends them all the same."""
+"""Unknown fields that would change the price, choose another model or add tokens that nobody reserved; `pass_through` sends them all the same.
+
+So it does with the content of `REFERENCES`, and to a server that is not OpenAI's with `file` and `input_audio` parts."""
+
+WINDOW = 1_050_000
+"""What content of unknown length counts where the table gives no `context_window`: the largest window of OpenAI's models."""
+
+_NEVER_REASON = ("gpt-3", "gpt-4", "chatgpt-4", "ft:gpt-3", "ft:gpt-4")
+"""OpenAI's models that refuse `reasoning_effort`."""
+
+_EFFORT_OF_BUDGET = ((4_608, "low"), (16_384, "medium"))
+"""A budget of thinking tokens in OpenAI's words, by the nearest of what Google's documentation of this dialect says they are: 1,024, 8,192, 24,576."""
 
 
-class OpenAISpec(RemoteSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`max_tokens_field` is what the server calls the output limit: `max_completion_tokens` at OpenAI itself, `max_tokens` elsewhere.
-
-    `pass_through` names fields of `NOT_SENT` that this server may get: what they cost must be in the backend's price.
-    """
-
-    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] | None = None
-    pass_through: tuple[str, ...] = ()
-
-
-@register("openai", OpenAISpec, remote=True, provider="openai")
 class OpenAIBackend(RemoteBackend):
     provider = "openai"
+    opaque = (PROVIDER,)
 
     def __init__(self, name: str, spec: OpenAISpec, context: BackendContext) -> None:
-        url, key, missing = credentials(spec, context.environ, OFFICIAL_URL, KEY_ENV)
-        sender = None
-        if not missing:
-            from adapters.sender.sdk import openai_sender
-
-            sender = openai_sender(Endpoint(url, key, spec.connect_s))
-        super().__init__(name, spec, CAPABILITIES, sender, missing)
-        self._official = urlsplit(url).hostname == urlsplit(OFFICIAL_URL).hostname
+        connection = connect(spec, context)
+        self._official = connection.official
+        reasons = not (self._official and (spec.model or "").startswith(_NEVER_REASON))
+        # Images are read almost everywhere, files and speech hardly anywhere but at OpenAI itself.
+        files, audio = (self._official or kind in spec.pass_through for kind in ("file", "input_audio"))
+        schemas, objects = json_support(spec.model or "", official=self._official, configured=spec.json_schema)
+        capabilities = msgspec.structs.replace(CAPABILITIES, reasoning=reasons, files=files, audio=audio, json_schema=schemas, json_object=objects)
+        super().__init__(name, spec, capabilities, connection.sender, connection.missing)
         self._limit_field = spec.max_tokens_field or ("max_completion_tokens" if self._official else "max_tokens")
         self._limit = spec.max_output_tokens
         self._withheld = NOT_SENT - set(spec.pass_through)
+        self._references = frozenset(REFERENCES) & frozenset(spec.pass_through)
 
     def decoder(self, request: GenerateRequest, request_id: str | None) -> ChatDecoder:
         return ChatDecoder(request.n, request_id)
 
     def encode(self, request: GenerateRequest) -> WireCall:
+        server = self._server(request)
         # Unknown fields of the client's request go out as they came; they cannot replace what Headgate itself says.
         body: JsonObject = {
             **self._extra(request),
             "model": self.model,
-            "messages": [self._message(message) for message in request.messages],
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            "messages": wire_messages(request.messages, server),
+            **({"stream": True, "stream_options": {"include_usage": True}} if self.streaming else {"stream": False}),
         }
         settings = {
             self._limit_field: request.max_output_tokens or self._limit,
             "temperature": request.temperature,
             "top_p": request.top_p,
+            # An extension of servers that speak this dialect; OpenAI itself refuses it.
+            "top_k": None if self._official else request.top_k,
             "stop": list(request.stop) or None,
             "seed": request.seed,
             "n": request.n if request.n > 1 else None,
             "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
-            "reasoning_effort": None if request.reasoning is None else request.reasoning.effort,
+            "reasoning_effort": self._effort(request.reasoning),
+            "verbosity": request.verbosity,
             "logprobs": None if request.logprobs is None else True,
             "top_logprobs": request.logprobs or None,
             "response_format": _response_format(request),
@@ -98,70 +112,102 @@ class OpenAIBackend(RemoteBackend):
         }
         body.update((key, value) for key, value in settings.items() if value is not None)
         if request.tools:
-            body["tools"] = [_tool(tool) for tool in request.functions]
+            body["tools"] = [self._tool(tool, request) for tool in request.tools]
             if request.tool_choice != ToolChoice():
-                body["tool_choice"] = _tool_choice(request.tool_choice)
-        return WireCall("/chat/completions", msgspec.json.encode(body), ignored=tuple(name for name in request.extra if name in self._withheld))
+                body["tool_choice"] = _tool_choice(request)
+        return WireCall("/chat/completions", msgspec.json.encode(body), ignored=self._ignored(request, server))
 
     def count(self, request: GenerateRequest, /) -> TokenCount:
+        """What stands beside the messages' parts counts where it is sent, and content that the provider keeps as much as its model can take."""
         counted = super().count(request)
-        extra = self._extra(request)
-        if not extra:
-            return counted
-        size = len(msgspec.json.encode((extra, self._metadata(request))))
+        size = _size_beside(request.messages) if _verbatim(request) else 0
+        if extra := self._extra(request):
+            size += len(msgspec.json.encode((extra, self._metadata(request))))
+        for message in request.messages:
+            if message.role == "tool" and any(isinstance(part, ImagePart | FilePart | AudioPart) for part in message.parts):
+                size += 4 * RESULT_MEDIA_TOKENS + len((message.tool_call_id or "").encode())
+            for part in message.parts:
+                if isinstance(part, ProviderPart) and part.provider == PROVIDER and held_by_the_provider(part.item):
+                    size += self.capabilities.context_window or WINDOW
         return TokenCount(n=counted.n + size // 4, upper=counted.upper + size)
 
+    def _server(self, request: GenerateRequest) -> Server:
+        # The responses dialect marks what may be cached in the same words.
+        cached = request.dialect in ("openai.chat", "openai.responses")
+        return Server(official=self._official, verbatim=_verbatim(request), cached=cached, references=self._references)
+
     def _extra(self, request: GenerateRequest) -> JsonObject:
-        """The unknown fields that are sent."""
-        return {name: value for name, value in request.extra.items() if name not in self._withheld}
+        """The unknown fields that are sent: those of another dialect mean something else here, or nothing."""
+        return {name: value for name, value in request.extra.items() if name not in self._withheld} if _verbatim(request) else {}
 
     def _metadata(self, request: GenerateRequest) -> dict[str, str]:
-        return request.metadata if request.extra.get("store") and "store" not in self._withheld else {}
+        return request.metadata if self._extra(request).get("store") else {}
 
-    def _message(self, message: Message) -> JsonObject:
-        role = message.role
-        if role == "developer" and not self._official:
-            # A role of OpenAI's own; other servers' chat templates refuse it.
-            role = "system"
-        wire: JsonObject = {"role": role, "content": _content(message)}
-        if message.name is not None and role != "tool":
-            wire["name"] = message.name
-        if message.tool_call_id is not None:
-            wire["tool_call_id"] = message.tool_call_id
-        calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
-        if calls:
-            wire["tool_calls"] = [{"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in calls]
-            wire["content"] = wire["content"] or None
-        return wire
+    def _effort(self, reasoning: Reasoning | None) -> str | None:
+        """How hard to think, in OpenAI's word. A budget of tokens becomes the nearest one; to leave it to the model, or not to think, has none."""
+        if reasoning is None or not self.capabilities.reasoning:
+            return None
+        if reasoning.effort is not None or reasoning.budget_tokens is None or reasoning.enabled is False:
+            return reasoning.effort
+        return next((effort for most, effort in _EFFORT_OF_BUDGET if reasoning.budget_tokens <= most), "high")
+
+    def _ignored(self, request: GenerateRequest, server: Server) -> tuple[str, ...]:
+        verbatim = server.verbatim
+        ignored = [name for name in request.extra if not verbatim or name in self._withheld]
+        if request.top_k is not None and self._official:
+            ignored.append("top_k")
+        reasoning = request.reasoning
+        if reasoning is not None and (self._effort(reasoning) is None or reasoning.summary is not None or reasoning.extra):
+            ignored.append("reasoning_effort" if verbatim else "reasoning")
+        if request.tool_choice.item is not None and not verbatim:
+            ignored.append("tool_choice")
+        if not server.cached and _marked_for_cache(request):
+            ignored.append("cache_control")
+        if any(message.is_error is not None for message in request.messages):
+            ignored.append("is_error")
+        return tuple(ignored)
+
+    def _tool(self, tool: Tool | ProviderTool, request: GenerateRequest) -> JsonObject:
+        if isinstance(tool, ProviderTool):
+            if tool.provider != PROVIDER:
+                raise UnsupportedFeature(f"chat completions do not have the tool {tool.qualified}", param="tools")
+            return tool.item
+        function: JsonObject = {"name": tool.name}
+        if tool.parameters or not self._official:
+            # OpenAI takes a function without parameters; templates of other servers may not.
+            function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
+        if tool.description is not None:
+            function["description"] = tool.description
+        if tool.strict is not None:
+            function["strict"] = tool.strict
+        if not tool.extra or not _verbatim(request):
+            return {"type": "function", "function": function}
+        return {**tool.extra, "type": "function", "function": {**tool.extra.get("function", {}), **function}}
 
 
-def _content(message: Message) -> str | list[JsonObject]:
-    """A plain string for a single text: every server takes that."""
-    parts: list[JsonObject] = []
-    for part in message.parts:
-        match part:
-            case TextPart():
-                parts.append({"type": "text", "text": part.text})
-            case ImagePart():
-                image = {"url": part.url} if part.detail is None else {"url": part.url, "detail": part.detail}
-                parts.append({"type": "image_url", "image_url": image})
-            case ToolCallPart() | ProviderPart() | RefusalPart() | FilePart() | AudioPart():
-                pass
-    if len(parts) == 1 and "text" in parts[0]:
-        return str(parts[0]["text"])
-    return parts or ""
+def _verbatim(request: GenerateRequest) -> bool:
+    """Whether unknown fields of the request are in this dialect."""
+    return request.dialect == PROVIDER
 
 
-def _tool(tool: Tool) -> JsonObject:
-    function: JsonObject = {"name": tool.name, "parameters": tool.parameters or {"type": "object", "properties": {}}}
-    if tool.description is not None:
-        function["description"] = tool.description
-    if tool.strict is not None:
-        function["strict"] = tool.strict
-    return {"type": "function", "function": function}
+def _marked_for_cache(request: GenerateRequest) -> bool:
+    marked = (part for message in request.messages for part in message.parts if getattr(part, "cache", None) is not None)
+    return any(True for _ in marked) or any(tool.cache is not None for tool in request.functions)
 
 
-def _tool_choice(choice: ToolChoice) -> Any:
+def _size_beside(messages: tuple[Message, ...]) -> int:
+    """Bytes of what stands beside the messages' own fields and parts."""
+    beside: list[JsonObject] = [message.extra for message in messages if message.extra]
+    for message in messages:
+        for part in message.parts:
+            beside += [extra for extra in (getattr(part, "extra", None), getattr(part, "cache", None)) if extra]
+    return len(msgspec.json.encode(beside)) if beside else 0
+
+
+def _tool_choice(request: GenerateRequest) -> Any:
+    choice = request.tool_choice
+    if choice.item is not None and _verbatim(request):
+        return choice.item
     return {"type": "function", "function": {"name": choice.name}} if choice.mode == "function" else choice.mode
 
 
@@ -174,6 +220,8 @@ def _response_format(request: GenerateRequest) -> JsonObject | None:
             return {"type": "json_object"}
         case "json_schema":
             schema: JsonObject = {"name": wanted.name or "answer", "schema": wanted.schema or {}}
+            if wanted.description is not None:
+                schema["description"] = wanted.description
             if wanted.strict is not None:
                 schema["strict"] = wanted.strict
             return {"type": "json_schema", "json_schema": schema}

@@ -8,18 +8,19 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from adapters.backend import Backend, BackendSpec
-from adapters.errors import BackendTimeout
+from adapters.errors import BackendTimeout, DeadlinePassed
 from adapters.types import AttemptRecord, Event, GenerateRequest
 from adapters.wrappers.base import Wrapper
 
 
 def with_timeouts(backend: Backend, spec: BackendSpec) -> Backend:
-    """The backend, bounded by `spec.timeout_s`, `spec.total_s` and the request's deadline.
+    """The backend, bounded by `spec.first_event_s`, `spec.timeout_s`, `spec.total_s` and the request's deadline.
 
-    Raises `BackendTimeout` when no event came for `timeout_s` (counted only while the consumer waits: a slow reader is no timeout), or when
-    `total_s` or the deadline passed. By then the inner generator is closed.
+    Raises `BackendTimeout` when the first event did not come within `first_event_s`, or no further one for `timeout_s` (counted only while the
+    consumer waits: a slow reader is no timeout), or when `total_s` passed; `DeadlinePassed` when the deadline did. By then the inner generator
+    is closed.
     """
-    return _Timed(backend, spec.timeout_s, spec.total_s)
+    return _Timed(backend, spec)
 
 
 class _Watchdog:
@@ -27,8 +28,8 @@ class _Watchdog:
 
     __slots__ = ("_cancelling", "_end", "_idle_s", "_loop", "_since", "_task", "_timer", "fired")
 
-    def __init__(self, idle_s: float, end: float, loop: asyncio.AbstractEventLoop) -> None:
-        self._idle_s = idle_s
+    def __init__(self, first_s: float, end: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._idle_s = first_s
         self._end = end
         self._loop = loop
         self._since = 0.0
@@ -48,6 +49,13 @@ class _Watchdog:
         if self._timer is None:
             self._timer = self._loop.call_at(min(now + self._idle_s, self._end), self._look)
         return True
+
+    def after_first(self, idle_s: float) -> None:
+        """The first event has come: from now on a wait may last so long."""
+        self._idle_s = idle_s
+        if self._timer is not None:  # it was set for the first event
+            self._timer.cancel()
+            self._timer = None
 
     def pause(self) -> None:
         """The wait is over; nothing can be cancelled until the next one."""
@@ -74,32 +82,35 @@ class _Watchdog:
         task = asyncio.current_task()
         return task is not None and task.uncancel() <= self._cancelling
 
+    @property
+    def over(self) -> bool:
+        return self._loop.time() >= self._end
+
     def error(self, backend: str) -> BackendTimeout:
-        if self._loop.time() >= self._end:
-            return BackendTimeout(f"backend {backend!r} did not finish in the time the request had", backend=backend)
         return BackendTimeout(f"no event came from backend {backend!r} for {self._idle_s:g} s", backend=backend)
 
 
 class _Timed(Wrapper):
-    def __init__(self, inner: Backend, timeout_s: float, total_s: float | None) -> None:
+    def __init__(self, inner: Backend, spec: BackendSpec) -> None:
         super().__init__(inner)
-        self._timeout_s = timeout_s
-        self._total_s = total_s
+        self._first_s = spec.timeout_s if spec.first_event_s is None else spec.first_event_s
+        self._idle_s = spec.timeout_s
+        self._total_s = spec.total_s
 
     async def generate(self, request: GenerateRequest, attempt: AttemptRecord, /) -> AsyncGenerator[Event, None]:
         loop = asyncio.get_running_loop()
         left = float("inf") if self._total_s is None else self._total_s
-        if request.deadline is not None:
-            left = min(left, request.deadline - time.time())
-        watchdog = _Watchdog(self._timeout_s, loop.time() + left, loop)
-        if left <= 0:
-            raise watchdog.error(self.name)
+        own = request.deadline is not None and request.deadline - time.time() < left
+        if own and request.deadline is not None:
+            left = request.deadline - time.time()
+        watchdog = _Watchdog(self._first_s, loop.time() + left, loop)
+        first = self._first_s != self._idle_s
         try:
             async with aclosing(self.inner.generate(request, attempt)) as events:
                 following = events.__anext__
                 while True:
                     if not watchdog.begin():
-                        raise watchdog.error(self.name)
+                        raise self._late(watchdog, own)
                     try:
                         event = await following()
                     except StopAsyncIteration:
@@ -108,7 +119,18 @@ class _Timed(Wrapper):
                         watchdog.pause()
                         if watchdog.fired and watchdog.took_back():
                             # Raised here, it replaces the CancelledError that carried it, or the event that came too late.
-                            raise watchdog.error(self.name)
+                            raise self._late(watchdog, own)
+                    if first:
+                        first = False
+                        watchdog.after_first(self._idle_s)
                     yield event
         finally:
             watchdog.stop()
+
+    def _late(self, watchdog: _Watchdog, own: bool) -> BackendTimeout:
+        """`own`: the request's deadline comes before the end of `total_s`."""
+        if not watchdog.over:
+            return watchdog.error(self.name)
+        if own:
+            return DeadlinePassed(f"backend {self.name!r} did not finish in the time the request had", backend=self.name)
+        return BackendTimeout(f"backend {self.name!r} did not finish in the time its total_s allows", backend=self.name)

@@ -19,6 +19,7 @@ from policies.load import PolicyError, load_policy
 from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
 from router.launch import Launch, open_state, socket_path
 from router.policy_in_force import known_price
+from router.telemetry import circuits
 
 EXTRAS = {"documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"), "local": ("torch", "transformers"), "postgres": ("asyncpg",)}
 
@@ -118,13 +119,15 @@ async def _backends(launch: Launch) -> list[Finding]:
     except PolicyError as error:
         return [Finding("policy", "problem", str(error))]
     findings = [Finding("policy", "ok", f"{len(policy.backends)} backends, {len(policy.file.rules)} rules")]
+    running = circuits(launch.settings().home / "run" / "metrics") if is_serving(launch.settings()) else {}
     for name, configured in policy.backends.items():
         backend = create_backend(name, configured.spec, BackendContext(environ=launch.environ()))
         health = await backend.health()
         local = configured.spec.kind == "llama"
         reason = "answers in the compute process while headgate serves" if local else health.reason
-        findings.append(
-            Finding(f"backend {name}", "ok" if health.ready else "note", f"{configured.spec.kind} {backend.model}: {'ready' if health.ready else reason}")
-        )
+        well = health.ready and running.get(name, "closed") == "closed"
+        if health.ready and not well:
+            reason = f"its circuit breaker is {running[name].replace('_', ' ')} in a worker of the server that runs here"
+        findings.append(Finding(f"backend {name}", "ok" if well else "note", f"{configured.spec.kind} {backend.model}: {'ready' if well else reason}"))
         await backend.aclose()
     return findings

@@ -261,9 +261,10 @@ async def get_backends(request: HttpRequest) -> dict[str, Any]:
                 "model": backend.model,
                 "capabilities": backend.capabilities,
                 "price": active.price(name),
-                "health": active.health[name],
+                "health": health,
+                "circuit": active.circuit(name),
             }
-            for name, backend in active.backends.items()
+            for (name, backend), health in zip(active.backends.items(), active.health.values(), strict=True)
         ]
     }
 

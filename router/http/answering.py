@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 import time
-from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,11 +13,15 @@ from litestar.types import Receive, Scope, Send
 
 from adapters.collect import Collector
 from adapters.errors import BackendError
-from router.http.errors import ApiError
+from adapters.types import Event
+from router.http.errors import ApiError, ErrorDetail
+from router.http.memory import Memory
+from router.http.once import Ended, answer
+from router.http.sending import EventSender, send_whole
 from router.pipeline import Exchange
 from router.wire.call import Call
 from router.wire.dialect import Dialect, Ending, Opening, StreamEncoder
-from router.wire.sse import HEADERS
+from router.wire.headgate import with_headgate
 
 if TYPE_CHECKING:
     from policies.access import Principal
@@ -31,6 +33,8 @@ log = structlog.get_logger("headgate.chat")
 
 LONGEST_WAIT_S = 86_400
 """The longest `Retry-After` that a client is told: a day."""
+
+FAILED = ApiError(500, "internal_error", "The service failed; the request id says which log line.")
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
@@ -44,7 +48,7 @@ def backend_failure(error: BackendError, moderation: Moderation) -> ApiError:
     return ApiError(error.http_status, error.code, moderation.message(error.message), param=param, headers=headers)
 
 
-def _header(value: str) -> bytes:
+def header_value(value: str) -> bytes:
     """A header's value: printable ASCII as it is, a question mark for every other character."""
     return _UNPRINTABLE.sub("?", value).encode("ascii")
 
@@ -56,48 +60,74 @@ class AnswerResponse:
     on heartbeats flow and a failure is an error event, also one of the search or the decision. Exactly one terminal event is sent.
     """
 
-    def __init__(self, gateway: Gateway, principal: Principal, call: Call, request_id: str, dialect: Dialect) -> None:
+    def __init__(self, gateway: Gateway, principal: Principal, call: Call, request_id: str, dialect: Dialect, memory: Memory | None = None) -> None:
         self._gateway = gateway
         self._principal = principal
         self._call = call
         self._id = request_id
         self._dialect = dialect
+        self._memory = memory
+
+    @property
+    def heartbeat(self) -> bytes:
+        return self._dialect.heartbeat
+
+    @property
+    def streams(self) -> bool:
+        return self._call.stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway = self._gateway
-        exchange = Exchange(gateway, self._principal, self._call, self._id)
-        gateway.metrics.active(1)
-        work = asyncio.ensure_future(self._answer(exchange, send))
-        leaving = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-            if not work.done():
-                work.cancel()
+        await answer(self._gateway, self._principal, self, self._id, scope, receive, send)
+
+    async def run(self, send: Send) -> Ended:
+        """Answer, whatever else is done with what is sent. Ended from outside, the work stops within a tick."""
+        if self._memory is not None:
             try:
-                with suppress(asyncio.CancelledError):
-                    await work
-            finally:
-                gateway.metrics.active(-1)
-                self._log(exchange, work)
-                exchange.close()
-
-    async def _answer(self, exchange: Exchange, send: Send) -> None:
+                self._call = await self._memory.recall(self._call)
+            except ApiError as error:
+                await self.refuse(error, send)
+                return Ended(False, error.detail, error.status)
+        exchange = Exchange(self._gateway, self._principal, self._call, self._id)
+        self._gateway.metrics.active(1)
+        ended: Ended | None = None
         try:
-            if self._call.stream:
-                await self._stream(exchange, send)
-            else:
-                await self._whole(exchange, send)
-        except ApiError as error:
-            await self._refuse(error, send)
-        except BackendError as error:
-            await self._refuse(backend_failure(error, exchange.moderation), send)
+            ended = await self._answer(exchange, send)
+            return ended
+        finally:
+            self._gateway.metrics.active(-1)
+            self._log(exchange, ended)
+            exchange.close()
 
-    async def _refuse(self, error: ApiError, send: Send) -> None:
+    async def _answer(self, exchange: Exchange, send: Send) -> Ended:
+        try:
+            failure = await (self._stream(exchange, send) if self._call.stream else self._whole(exchange, send))
+        except ApiError as error:
+            failure = await self.refuse(error, send)
+        except BackendError as error:
+            failure = await self.refuse(backend_failure(error, exchange.moderation), send, exchange)
+        except Exception:
+            log.exception("request_failed", request_id=self._id)
+            exchange.outcome = "error"
+            failure = await self.refuse(FAILED, send)
+        spent = exchange.cost > 0 or exchange.usage.total_tokens > 0
+        return Ended(spent) if failure is None else Ended(spent, failure.detail, failure.status)
+
+    def refusal(self, error: ErrorDetail, status: int) -> bytes:
+        return self._dialect.refusal(error, status, self._id)
+
+    def broken(self, error: ErrorDetail, status: int) -> bytes:
+        """The end of a stream that opened and has nothing to say."""
+        return self._dialect.stream(Opening(self._id, int(time.time()), self._call.model)).failure(error, status, None)
+
+    async def refuse(self, error: ApiError, send: Send, exchange: Exchange | None = None) -> ApiError:
+        """`exchange` is the request where something was tried for it: then the body says what, and what it cost."""
         self._gateway.metrics.refused(error.code)
-        extra = [(name.encode(), _header(value)) for name, value in error.headers.items()]
-        await send_whole(send, error.status, self._dialect.refusal(error.detail, error.status, self._id), extra)
+        extra = [(name.encode(), header_value(value)) for name, value in error.headers.items()]
+        body = self.refusal(error.detail, error.status)
+        if exchange is not None and exchange.decision is not None:
+            body = with_headgate(body, exchange.headgate())
+        await send_whole(send, error.status, body, extra)
+        return error
 
     async def _whole(self, exchange: Exchange, send: Send) -> None:
         collector = Collector()
@@ -106,16 +136,23 @@ class AnswerResponse:
             async with aclosing(exchange.events()) as events:
                 async for event in events:
                     collector.add(event)
+                    self._note(event)
         for finish in exchange.finished:
             collector.add(finish)
         body = self._dialect.whole(self._opening(exchange), collector.result(), _ending(exchange))
+        if self._memory is not None:
+            await self._memory.keep(exchange, body, failed=False)
         await send_whole(send, 200, body, self._decision_headers(exchange))
 
-    async def _stream(self, exchange: Exchange, send: Send) -> None:
-        """Everything runs in this one task; only the heartbeat, which also opens the response when the commit is late, runs beside it."""
+    async def _stream(self, exchange: Exchange, send: Send) -> ApiError | None:
+        """Everything runs in this one task; only the heartbeat, which also opens the response when the commit is late, runs beside it.
+
+        Returns the failure that the stream ended with, once it had opened; raises one that came before.
+        """
         settings = self._gateway.settings
-        sender = _EventSender(send, lambda: self._decision_headers(exchange), self._dialect.heartbeat, settings.commit_after_s, settings.heartbeat_s)
+        sender = EventSender(send, lambda: self._decision_headers(exchange), self._dialect.heartbeat, settings.commit_after_s, settings.heartbeat_s)
         encoder: StreamEncoder | None = None
+        failure: ApiError | None = None
         try:
             async with self._gateway.interruptible():
                 await exchange.prepare()
@@ -124,26 +161,34 @@ class AnswerResponse:
                         if encoder is None:
                             encoder = self._dialect.stream(self._opening(exchange))
                             await sender.start()
+                        self._note(event)
                         if frames := encoder.event(event):
                             await sender.send(frames)
             await sender.start()
             encoder = encoder or self._dialect.stream(self._opening(exchange))
             last = encoder.end(_ending(exchange))
         except (ApiError, BackendError) as error:
-            refusal = error if isinstance(error, ApiError) else backend_failure(error, exchange.moderation)
+            failure = error if isinstance(error, ApiError) else backend_failure(error, exchange.moderation)
             if not sender.started:
                 raise
-            self._gateway.metrics.refused(refusal.code)
-            last = self._failure(encoder, refusal, exchange)
+            self._gateway.metrics.refused(failure.code)
+            last = self._failure(encoder, failure, exchange)
         except Exception:
             if not sender.started:
                 raise
             log.exception("stream_failed", request_id=self._id)
-            failure = ApiError(500, "internal_error", "The service failed; the request id says which log line.")
+            failure = FAILED
             last = self._failure(encoder, failure, exchange)
         finally:
             sender.stop()
+        if self._memory is not None:
+            await self._memory.keep(exchange, last, failed=failure is not None)
         await sender.end(last)
+        return failure
+
+    def _note(self, event: Event) -> None:
+        if self._memory is not None:
+            self._memory.note(event)
 
     def _opening(self, exchange: Exchange) -> Opening:
         return Opening(self._id, int(exchange.created), exchange.model or self._call.model)
@@ -153,22 +198,24 @@ class AnswerResponse:
         return encoder.failure(error.detail, error.status, exchange.headgate() if exchange.decision else None)
 
     def _decision_headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-headgate-policy", _header(str(exchange.active.version)))]
+        headers = [(b"x-headgate-policy", header_value(str(exchange.active.version)))]
         if exchange.overhead_s is not None:  # a response that opens before the first event does not know it yet
             self._gateway.metrics.overhead(exchange.overhead_s)
             headers.append((b"x-headgate-overhead-ms", f"{exchange.overhead_s * 1000:.1f}".encode()))
         if exchange.rule:
-            headers.append((b"x-headgate-rule", _header(exchange.rule)))
+            headers.append((b"x-headgate-rule", header_value(exchange.rule)))
         if exchange.backend_name:
-            headers += [(b"x-headgate-backend", _header(exchange.backend_name)), (b"x-headgate-model", _header(exchange.model))]
+            headers += [(b"x-headgate-backend", header_value(exchange.backend_name)), (b"x-headgate-model", header_value(exchange.model))]
+        if exchange.history:
+            headers.append((b"x-headgate-history", header_value("; ".join(f"{name}={value}".lower() for name, value in exchange.history.items()))))
         if exchange.ignored:
-            headers.append((b"x-headgate-ignored", _header(",".join(exchange.ignored))))
+            headers.append((b"x-headgate-ignored", header_value(",".join(exchange.ignored))))
         return headers
 
-    def _log(self, exchange: Exchange, work: asyncio.Task[None]) -> None:
+    def _log(self, exchange: Exchange, ended: Ended | None) -> None:
         outcome = exchange.outcome
-        if outcome == "refused":  # nothing says otherwise yet: the settlement of what was ended from outside follows in the background
-            outcome = "cancelled" if not work.done() or work.cancelled() else "error" if work.exception() else outcome
+        if outcome == "refused" and ended is None:  # nothing says otherwise yet: the settlement of what was ended from outside follows in the background
+            outcome = "cancelled"
         log.info(
             "answered",
             dialect=self._dialect.name,
@@ -183,62 +230,5 @@ class AnswerResponse:
         )
 
 
-class _EventSender:
-    """Sends a stream's frames, and a comment line whenever nothing else was sent for `heartbeat_s`.
-
-    The response opens at `start`, or by itself after `commit_after_s`.
-    """
-
-    def __init__(self, send: Send, headers: Callable[[], list[tuple[bytes, bytes]]], heartbeat: bytes, commit_after_s: float, heartbeat_s: float) -> None:
-        self._send = send
-        self._headers = headers
-        self._heartbeat = heartbeat
-        self._heartbeat_s = heartbeat_s
-        self._last = 0.0
-        self._opening = asyncio.Lock()
-        self._beating = asyncio.create_task(self._beat(commit_after_s))
-        self.started = False
-
-    async def start(self) -> None:
-        if self.started:
-            return
-        async with self._opening:
-            if not self.started:
-                self.started = True
-                self._last = time.monotonic()
-                await self._send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *self._headers()]})
-
-    async def send(self, frames: bytes) -> None:
-        self._last = time.monotonic()
-        await self._send({"type": "http.response.body", "body": frames, "more_body": True})
-
-    async def end(self, frames: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": frames, "more_body": False})
-
-    def stop(self) -> None:
-        self._beating.cancel()
-
-    async def _beat(self, commit_after_s: float) -> None:
-        await asyncio.sleep(commit_after_s)
-        if not self.started:
-            await self.start()
-            await self.send(self._heartbeat)
-        while True:
-            await asyncio.sleep(max(0.01, self._heartbeat_s - (time.monotonic() - self._last)))
-            if time.monotonic() - self._last >= self._heartbeat_s:
-                await self.send(self._heartbeat)
-
-
 def _ending(exchange: Exchange) -> Ending:
     return Ending(tuple(sorted(exchange.finished, key=lambda finish: finish.choice)), exchange.usage, exchange.headgate())
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def send_whole(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), length, *headers]})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

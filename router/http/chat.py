@@ -6,8 +6,9 @@ from litestar import post
 
 from router.http.answering import AnswerResponse
 from router.http.context import HttpRequest, gateway_of, principal_of, request_id_of
+from router.http.memory import ToolMemory
 from router.wire.openai_chat import decode_chat
-from router.wire.openai_chat_out import ChatDialect
+from router.wire.openai_chat_out import ChatDialect, custom_tools
 
 
 @post("/v1/chat/completions", status_code=200, tags=["chat"], summary="Answer a chat, streamed or whole")
@@ -17,4 +18,5 @@ async def chat_completions(request: HttpRequest) -> AnswerResponse:
     gateway.require(principal, "chat")
     seal = gateway.sealer.of(principal.tenant)
     call = decode_chat(await request.body(), seal)
-    return AnswerResponse(gateway, principal, call, request_id_of(request), ChatDialect(call.include_usage, seal))
+    dialect = ChatDialect(call.include_usage, seal, custom_tools(call.request))
+    return AnswerResponse(gateway, principal, call, request_id_of(request), dialect, ToolMemory(gateway.remembered, principal.tenant))

@@ -13,14 +13,19 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from msgspec import Struct
 
+from adapters.anthropic.wire import CountBody, MessagesBody
 from adapters.types import JsonObject
 from router.http.admin import NewKeyBody, NewTenant, Rollback
 from router.http.context import HttpRequest
+from router.http.conversations import AddItems, CreateConversation, UpdateConversation
 from router.http.errors import ErrorBody
 from router.http.middleware import is_open
 from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
 from router.wire.headgate import Headgate
 from router.wire.openai_chat import ChatBody
+from router.wire.openai_embeddings import EmbeddingsBody
+from router.wire.openai_moderations import ModerationsBody
+from router.wire.openai_responses import ResponsesBody
 
 JSON = "application/json"
 REFERENCE = "#/components/schemas/{name}"
@@ -40,7 +45,15 @@ UPLOAD: JsonObject = {
 
 BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("post", "/v1/chat/completions"): ChatBody,
+    ("post", "/v1/responses"): ResponsesBody,
+    ("post", "/v1/messages"): MessagesBody,
+    ("post", "/v1/messages/count_tokens"): CountBody,
     ("post", "/v1/route/explain"): ChatBody,
+    ("post", "/v1/conversations"): CreateConversation,
+    ("post", "/v1/conversations/{conversation_id}"): UpdateConversation,
+    ("post", "/v1/conversations/{conversation_id}/items"): AddItems,
+    ("post", "/v1/embeddings"): EmbeddingsBody,
+    ("post", "/v1/moderations"): ModerationsBody,
     ("post", "/v1/files"): UPLOAD,
     ("post", "/v1/vector_stores"): CreateStore,
     ("post", "/v1/vector_stores/{store_id}"): UpdateStore,
@@ -74,6 +87,7 @@ def complete(document: JsonObject) -> JsonObject:
             operation["responses"]["default"] = ERROR
             operation["security"] = [] if is_open(path) else [{"key": []}]
     document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"] = _CHAT_ANSWER
+    document["paths"]["/v1/responses"]["post"]["responses"]["200"] = _RESPONSE
     return document
 
 
@@ -89,6 +103,29 @@ _CHAT_ANSWER: JsonObject = {
                     "created": {"type": "integer"},
                     "model": {"type": "string"},
                     "choices": {"type": "array", "items": {"type": "object"}},
+                    "usage": {"type": "object"},
+                    "headgate": {"$ref": REFERENCE.format(name="Headgate")},
+                },
+            }
+        },
+        "text/event-stream": {"schema": {"type": "string"}},
+    },
+}
+
+
+_RESPONSE: JsonObject = {
+    "description": "OpenAI's `Response`; with `stream: true`, its events as server-sent events: the last is `response.completed`, `.incomplete` or `.failed`, or `error`.",
+    "content": {
+        JSON: {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "string"},
+                    "object": {"const": "response"},
+                    "created_at": {"type": "integer"},
+                    "status": {"enum": ["completed", "incomplete", "failed", "in_progress"]},
+                    "model": {"type": "string"},
+                    "output": {"type": "array", "items": {"type": "object"}},
                     "usage": {"type": "object"},
                     "headgate": {"$ref": REFERENCE.format(name="Headgate")},
                 },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 
 from adapters.types import Citation, JsonObject
@@ -20,3 +21,9 @@ class Headgate(Struct, frozen=True, omit_defaults=False):
     citations: tuple[Citation, ...] = ()
     moderation: JsonObject = {}
     decision: JsonObject | None = None
+    history: JsonObject | None = None
+
+
+def with_headgate(body: bytes, headgate: Headgate) -> bytes:
+    """An error's body, a JSON object in whatever dialect, with what was done and spent for it."""
+    return body[:-1] + b',"headgate":' + msgspec.json.encode(headgate) + b"}"

@@ -1,66 +1,42 @@
 """OpenAI's chat dialect in: a request body to core values.
 
-Types are checked strictly, with the field that is wrong; a field this service does not know is kept in `GenerateRequest.extra`.
+Types are checked strictly, with the field that is wrong; what this service does not know is kept beside where it stood (`extra`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from adapters.types import (
-    GenerateRequest,
-    ImagePart,
-    JsonObject,
-    Message,
-    Part,
-    ProviderPart,
-    Reasoning,
-    ResponseFormat,
-    TextPart,
-    Tool,
-    ToolCallPart,
-    ToolChoice,
+from adapters.openai.chat_request import (
+    AudioReference,
+    ChooseAllowed,
+    ChooseCustom,
+    ChooseFunction,
+    ContentPart,
+    CustomTool,
+    Format,
+    FormatJson,
+    FormatSchema,
+    FormatText,
+    FunctionSpec,
+    FunctionTool,
+    StreamOptions,
+    ToolCall,
+    ToolChoiceObject,
+    ToolChoiceWord,
 )
+from adapters.types import GenerateRequest, JsonObject, ProviderTool, Reasoning, ResponseFormat, Tool, ToolChoice
 from router.http.errors import ApiError, invalid
 from router.sealing import Seal
 from router.wire.call import Call, Hints
+from router.wire.openai_chat_messages import PROVIDER, core_message, refuse, unknown
 
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-
-
-class ContentText(Struct, tag_field="type", tag="text"):
-    text: str
-
-
-class ImageUrl(Struct):
-    url: str
-    detail: str | None = None
-
-
-class ContentImage(Struct, tag_field="type", tag="image_url"):
-    image_url: ImageUrl
-
-
-class ContentRefusal(Struct, tag_field="type", tag="refusal"):
-    refusal: str
-
-
-Content: TypeAlias = str | list[ContentText | ContentImage | ContentRefusal] | None
-
-
-class FunctionCall(Struct):
-    name: str
-    arguments: str
-
-
-class ToolCall(Struct):
-    id: str
-    function: FunctionCall
-    type: Literal["function"] = "function"
+T = TypeVar("T")
 
 
 class Sealed(Struct):
@@ -70,60 +46,25 @@ class Sealed(Struct):
 
 
 class ChatMessage(Struct):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content = None
+    """`function`, the legacy role, is known only to be refused in words of its own; so is `function_call`."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
     name: str | None = None
+    refusal: str | None = None
+    audio: AudioReference | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    function_call: JsonObject | None = None
     headgate: Sealed = msgspec.field(default_factory=Sealed)
 
 
-class FunctionSpec(Struct):
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
-    description: str | None = None
-    parameters: JsonObject | None = None
-    strict: bool | None = None
+class FileSearchTool(Struct):
+    """Headgate's own: the documents of the tenant."""
 
-
-class FunctionTool(Struct, tag_field="type", tag="function"):
-    function: FunctionSpec
-
-
-class FileSearchTool(Struct, tag_field="type", tag="file_search"):
     vector_store_ids: Annotated[list[str], Meta(min_length=1)]
+    type: Literal["file_search"] = "file_search"
     max_num_results: Annotated[int, Meta(ge=1, le=50)] | None = None
-
-
-class NamedFunction(Struct):
-    name: str
-
-
-class NamedToolChoice(Struct):
-    function: NamedFunction
-    type: Literal["function"] = "function"
-
-
-class FormatText(Struct, tag_field="type", tag="text"):
-    pass
-
-
-class FormatJson(Struct, tag_field="type", tag="json_object"):
-    pass
-
-
-class SchemaSpec(Struct):
-    name: str
-    schema: JsonObject | None = None
-    strict: bool | None = None
-    description: str | None = None
-
-
-class FormatSchema(Struct, tag_field="type", tag="json_schema"):
-    json_schema: SchemaSpec
-
-
-class StreamOptions(Struct):
-    include_usage: bool | None = None
 
 
 class ChatBody(Struct):
@@ -138,18 +79,22 @@ class ChatBody(Struct):
     stop: str | list[str] | None = None
     seed: Seed | None = None
     n: Annotated[int, Meta(ge=1, le=16)] | None = None
-    tools: list[FunctionTool | FileSearchTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    tools: Annotated[list[JsonObject], Meta(description="Functions, custom tools, `file_search` over vector stores, tools of a provider's own.")] | None = None
+    tool_choice: ToolChoiceWord | ToolChoiceObject | None = None
     parallel_tool_calls: bool | None = None
-    response_format: FormatText | FormatJson | FormatSchema | None = None
+    response_format: Format | None = None
     reasoning_effort: str | None = None
+    verbosity: str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     metadata: dict[str, str] | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
     headgate: Hints | UnsetType = UNSET
 
 
 _KNOWN = frozenset(ChatBody.__struct_fields__)
+_FUNCTION_FIELDS = frozenset(FunctionSpec.__struct_fields__)
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -161,30 +106,31 @@ def decode_chat(body: bytes, seal: Seal) -> Call:
         raise ApiError(400, "invalid_json", f"The body is not a JSON object: {error}. Send a JSON object with 'model' and 'messages'.") from error
     except RecursionError as error:
         raise ApiError(400, "invalid_json", "The body is nested too deeply.") from error
-    try:
-        chat = msgspec.convert(fields, ChatBody)
-    except msgspec.ValidationError as error:
-        raise invalid(error) from error
-    extra = {name: value for name, value in fields.items() if name not in _KNOWN}
-    tools = chat.tools or []
-    searches = [(index, tool) for index, tool in enumerate(tools) if isinstance(tool, FileSearchTool)]
+    chat = _converted(fields, ChatBody)
+    _check(chat)
+    tools, searches = _tools(chat.tools or [])
     stop = chat.stop
     request = GenerateRequest(
-        messages=tuple(_message(message, index, _opened(message, seal)) for index, message in enumerate(chat.messages)),
+        messages=tuple(
+            core_message(message, raw, f"messages[{index}]", _opened(message, seal))
+            for index, (message, raw) in enumerate(zip(chat.messages, fields["messages"], strict=True))
+        ),
+        dialect="openai.chat",
         max_output_tokens=chat.max_completion_tokens or chat.max_tokens,
         temperature=chat.temperature,
         top_p=chat.top_p,
         stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
         seed=chat.seed,
-        tools=tuple(_tool(tool) for tool in tools if isinstance(tool, FunctionTool)),
-        tool_choice=_tool_choice(chat.tool_choice),
+        tools=tuple(tools),
+        tool_choice=_tool_choice(chat.tool_choice, fields.get("tool_choice")),
         parallel_tool_calls=chat.parallel_tool_calls,
         response_format=_response_format(chat.response_format),
         reasoning=None if chat.reasoning_effort is None else Reasoning(effort=chat.reasoning_effort),
+        verbosity=chat.verbosity,
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
         n=chat.n or 1,
         metadata=chat.metadata or {},
-        extra=extra,
+        extra=unknown(fields, _KNOWN),
     )
     return Call(
         request=request,
@@ -192,53 +138,68 @@ def decode_chat(body: bytes, seal: Seal) -> Call:
         stream=bool(chat.stream),
         include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
         hints=Hints() if chat.headgate is UNSET else chat.headgate,
-        stores=tuple(store for _, tool in searches for store in tool.vector_store_ids),
+        stores=tuple(store for _, search in searches for store in search.vector_store_ids),
         stores_param=f"tools[{searches[0][0]}].vector_store_ids" if searches else "tools",
         search_limit=searches[0][1].max_num_results if searches else None,
     )
 
 
-def _opened(message: ChatMessage, seal: Seal) -> tuple[ProviderPart, ...]:
+def _converted(value: Any, into: type[T], at: str = "") -> T:
+    """Raises `ApiError` 400; `at` is the place of the value in the body."""
+    try:
+        return msgspec.convert(value, into)
+    except msgspec.ValidationError as error:
+        refusal = invalid(error)
+        if not at:
+            raise refusal from error
+        param = f"{at}.{refusal.param}" if refusal.param else at
+        message = f"{at}.{refusal.message}" if refusal.param else f"{at}: {refusal.message}"
+        raise ApiError(400, refusal.code, message, param=param) from error
+
+
+def _check(chat: ChatBody) -> None:
+    """What types alone cannot say."""
+    if chat.functions is not None:
+        raise refuse("functions", "the legacy way to offer functions is not supported; send them as 'tools'.")
+    if chat.function_call is not None:
+        raise refuse("function_call", "the legacy way to choose a function is not supported; use 'tool_choice'.")
+    if chat.top_logprobs and not chat.logprobs:
+        raise refuse("top_logprobs", "it needs 'logprobs': true.")
+
+
+def _opened(message: ChatMessage, seal: Seal) -> tuple[Any, ...]:
     """The opaque parts of an earlier answer that the client gave back. What cannot be opened is left out: the answer stands without it."""
     tokens = [message.headgate.sealed] if isinstance(message.headgate.sealed, str) else message.headgate.sealed
     return tuple(part for token in tokens for part in seal.open(token) or ())
 
 
-def _message(message: ChatMessage, index: int, opened: tuple[ProviderPart, ...]) -> Message:
-    parts: list[Part] = list(opened)
-    match message.content:
-        case str():
-            parts.append(TextPart(message.content))
-        case list():
-            parts += [_part(part) for part in message.content]
-        case None:
-            if message.role != "assistant":
-                where = f"messages[{index}].content"
-                raise ApiError(400, "invalid_request", f"{where}: a {message.role} message needs content.", param=where)
-    if message.role == "tool" and not message.tool_call_id:
-        raise ApiError(
-            400, "invalid_request", f"messages[{index}].tool_call_id: a tool message names the call it answers.", param=f"messages[{index}].tool_call_id"
-        )
-    parts += [ToolCallPart(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
-    return Message(role=message.role, parts=tuple(parts), name=message.name, tool_call_id=message.tool_call_id)
+def _tools(raw_tools: list[JsonObject]) -> tuple[list[Tool | ProviderTool], list[tuple[int, FileSearchTool]]]:
+    """The tools for the backend, and this service's own searches with their places."""
+    tools: list[Tool | ProviderTool] = []
+    searches: list[tuple[int, FileSearchTool]] = []
+    for index, raw in enumerate(raw_tools):
+        at = f"tools[{index}]"
+        match raw.get("type"):
+            case "function":
+                spec = _converted(raw, FunctionTool, at).function
+                extra = unknown(raw, {"type", "function"})
+                if inner := unknown(raw["function"], _FUNCTION_FIELDS):
+                    extra["function"] = inner
+                tools.append(Tool(name=spec.name, description=spec.description, parameters=spec.parameters or {}, strict=spec.strict, extra=extra))
+            case "file_search":
+                searches.append((index, _converted(raw, FileSearchTool, at)))
+            case "custom":
+                _converted(raw, CustomTool, at)
+                tools.append(ProviderTool(PROVIDER, raw))
+            case str():
+                # A tool that some server of this dialect runs itself; which backends take it, the policy says.
+                tools.append(ProviderTool(PROVIDER, raw))
+            case _:
+                raise refuse(f"{at}.type", "a tool has a type, such as 'function'.")
+    return tools, searches
 
 
-def _part(part: ContentText | ContentImage | ContentRefusal) -> Part:
-    match part:
-        case ContentText():
-            return TextPart(part.text)
-        case ContentImage():
-            return ImagePart(part.image_url.url, part.image_url.detail)
-        case ContentRefusal():
-            return TextPart(part.refusal)
-
-
-def _tool(tool: FunctionTool) -> Tool:
-    spec = tool.function
-    return Tool(name=spec.name, description=spec.description, parameters=spec.parameters or {}, strict=spec.strict)
-
-
-def _tool_choice(choice: str | NamedToolChoice | None) -> ToolChoice:
+def _tool_choice(choice: str | ToolChoiceObject | None, raw: Any) -> ToolChoice:
     match choice:
         case None | "auto":
             return ToolChoice("auto")
@@ -246,13 +207,15 @@ def _tool_choice(choice: str | NamedToolChoice | None) -> ToolChoice:
             return ToolChoice("none")
         case "required":
             return ToolChoice("required")
-        case NamedToolChoice():
+        case ChooseFunction():
             return ToolChoice("function", choice.function.name)
+        case ChooseCustom() | ChooseAllowed():
+            return ToolChoice("auto", item=raw)
         case _:
             raise AssertionError(choice)
 
 
-def _response_format(chosen: FormatText | FormatJson | FormatSchema | None) -> ResponseFormat:
+def _response_format(chosen: Format | None) -> ResponseFormat:
     match chosen:
         case None | FormatText():
             return ResponseFormat()
@@ -260,4 +223,4 @@ def _response_format(chosen: FormatText | FormatJson | FormatSchema | None) -> R
             return ResponseFormat("json_object")
         case FormatSchema():
             spec = chosen.json_schema
-            return ResponseFormat("json_schema", spec.name, spec.schema, spec.strict)
+            return ResponseFormat("json_schema", spec.name, spec.schema, spec.strict, spec.description)

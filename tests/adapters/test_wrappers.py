@@ -10,7 +10,7 @@ from contextlib import aclosing
 import pytest
 
 from adapters.backend import BackendSpec
-from adapters.errors import BackendError, BackendTimeout, ProviderFault, RateLimited, StreamBroken
+from adapters.errors import BackendError, BackendTimeout, DeadlinePassed, ProviderFault, RateLimited, StreamBroken
 from adapters.types import (
     AttemptRecord,
     BackendHealth,
@@ -114,6 +114,29 @@ async def test_a_wait_longer_than_the_timeout_raises_and_closes_the_backend(befo
     assert backend.closed.is_set()
     assert (task := asyncio.current_task()) is not None
     assert task.cancelling() == 0
+
+
+async def test_the_first_event_has_a_limit_of_its_own() -> None:
+    patient = BackendSpec(kind="played", first_event_s=0.02, timeout_s=30.0)
+    with pytest.raises(BackendTimeout, match=r"for 0\.02 s"):
+        await drain(with_timeouts(Played(playing(forever, START)), patient))
+
+    async def pause() -> None:
+        await asyncio.sleep(0.06)
+
+    assert await drain(with_timeouts(Played(playing(START, pause, HELLO, END)), patient)) == [START, HELLO, END]
+    hasty = BackendSpec(kind="played", first_event_s=30.0, timeout_s=0.02)
+    with pytest.raises(BackendTimeout, match=r"for 0\.02 s"):
+        await drain(with_timeouts(Played(playing(pause, START, forever)), hasty))
+
+
+async def test_the_requests_own_deadline_is_told_from_the_backends_slowness() -> None:
+    soon = GenerateRequest(messages=REQUEST.messages, deadline=time.time() + 0.03)
+    with pytest.raises(DeadlinePassed):
+        await drain(with_timeouts(Played(playing(START, forever)), spec(total_s=5.0)), soon)
+    with pytest.raises(BackendTimeout) as caught:
+        await drain(with_timeouts(Played(playing(START, forever)), spec(total_s=0.03)), REQUEST)
+    assert not isinstance(caught.value, DeadlinePassed)
 
 
 async def test_a_stream_that_flows_is_never_cut_however_long_it_takes() -> None:

@@ -18,6 +18,7 @@ from litestar.routes import HTTPRoute
 from msgspec import NODEFAULT, Struct
 
 from adapters.backend import BackendSpec, RemoteSpec, kind_named, kinds
+from adapters.embedders import EmbedderSpec
 from adapters.errors import ERRORS
 from config.settings import Settings
 from policies import schema
@@ -107,6 +108,7 @@ STRUCTS = {
     "Tenant moderation": schema.TenantModeration,
     "Input": schema.InputLimits,
     "Grounding": schema.Grounding,
+    "History": schema.History,
     "Tenant": schema.Tenant,
     "Budget": schema.Budget,
     "Case": schema.Case,
@@ -118,6 +120,10 @@ STRUCTS = {
 @pytest.mark.parametrize("section", STRUCTS)
 def test_every_key_of_the_policy_is_documented_with_its_default(section: str) -> None:
     check_fields(table(page("policy.md"), section), list(msgspec.structs.fields(STRUCTS[section])))
+
+
+def test_every_key_of_an_embedder_is_documented() -> None:
+    check_fields(table(page("backends.md"), "Embedders"), list(msgspec.structs.fields(EmbedderSpec)))
 
 
 def test_every_table_of_the_policy_has_a_section() -> None:

@@ -133,7 +133,9 @@ async def test_a_weighted_rule_repeats_with_the_seed_and_shares_without(service:
 
 async def test_models_lists_what_the_key_may_use_and_a_model_id_pins(service: Service) -> None:
     key = (await call(service, "POST", "/admin/keys", service.key, {"tenant": "acme", "role": "member", "models": ["mini"]}))[1]["key"]
-    assert [model["id"] for model in (await call(service, "GET", "/v1/models", key))[1]["data"]] == ["auto", "mini"]
+    assert [model["id"] for model in (await call(service, "GET", "/v1/models", key))[1]["data"]] == ["auto", "mini", "scripted"]
+    assert [model["id"] for model in (await call(service, "GET", "/v1/models", service.key))[1]["data"]][-2:] == ["big-1", "scripted"]
+    assert (await call(service, "GET", "/v1/models/big-1", service.key))[1]["owned_by"] == "local"
     assert (await call(service, "GET", "/v1/models/large", key))[0] == 404
     assert (await call(service, "POST", "/v1/chat/completions", key, {**CHAT, "model": "large"}))[1]["error"]["code"] == "not_permitted"
     assert (await call(service, "POST", "/v1/chat/completions", service.key, {**CHAT, "model": "big-1"}))[1]["headgate"]["backend"] == "large"

@@ -91,13 +91,22 @@ def _beginning(kind: str) -> list[bytes]:
 Leave = Callable[[], Awaitable[None]]
 
 
+QUESTION = [{"role": "user", "content": "Go on."}]
+ROUTES: dict[str, dict[str, object]] = {
+    "/v1/chat/completions": {"messages": QUESTION},
+    "/v1/responses": {"input": "Go on."},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 100},
+}
+"""The chat routes, with what a body needs there."""
+
+
 @asynccontextmanager
-async def raw_client(service: Service, scene: Scene) -> AsyncIterator[Leave]:
+async def raw_client(service: Service, scene: Scene, route: str = "/v1/chat/completions") -> AsyncIterator[Leave]:
     """A bare socket, gone with an orderly close."""
     place = urlsplit(service.url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    body = json.dumps({"model": "auto", "stream": scene.stream, "messages": [{"role": "user", "content": "Go on."}]}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {service.key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    body = json.dumps({"model": "auto", "stream": scene.stream, **ROUTES[route]}).encode()
+    head = f"POST {route} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {service.key}\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
     if scene.delivered:
@@ -167,6 +176,26 @@ async def test_a_client_that_leaves_stops_the_upstream(
     check_cancelled(books, scene.delivered)
     assert len(provider.exchanges) == 1
     print(f"\n{kind}, {moment}, {client.__name__}: upstream closed after {took:.1f} ms")  # noqa: T201
+
+
+@pytest.mark.parametrize("moment", list(scenes("openai")))
+@pytest.mark.parametrize("route", list(ROUTES))
+async def test_a_client_of_any_dialect_that_leaves_stops_the_upstream(tmp_path: Path, route: str, moment: str) -> None:
+    scene = scenes("openai")[moment]()
+    async with FakeProvider(scene.script) as provider, serving(policy("openai", provider.url), tmp_path) as service:
+        async with raw_client(service, scene, route) as leave:
+            exchange = await provider.exchange()
+            await scene.reached.wait()
+            began = time.perf_counter()
+            await leave()
+            async with asyncio.timeout(WITHIN_S):
+                await exchange.gone.wait()
+            assert exchange.gone_at is not None
+            took = (exchange.gone_at - began) * 1000
+        books = await settled_books(service.database)
+    check_cancelled(books, scene.delivered)
+    assert len(provider.exchanges) == 1, "a client that left is no failure: nothing is tried again"
+    print(f"\n{route}, {moment}: upstream closed after {took:.1f} ms")  # noqa: T201
 
 
 async def test_a_client_that_leaves_before_the_budget_was_asked_leaves_nothing_behind(tmp_path: Path) -> None:

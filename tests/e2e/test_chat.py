@@ -15,7 +15,7 @@ from tests.serving import Service, serving
 POLICY = """
 version: 1
 backends:
-  mini: {kind: scripted, text: "Hello there, my friend.", price: {input: 1.0, output: 4.0}, directives: true}
+  mini: {kind: scripted, text: "Hello there, my friend.", price: {input: 1.0, output: 4.0}, retry: {attempts: 1}, directives: true}
   spare: {kind: scripted, text: "Spare answer."}
 default: mini
 fallback: [spare]
@@ -79,7 +79,7 @@ async def test_personal_data_is_redacted_while_it_streams(tmp_path: Path) -> Non
 FALLBACKS = """
 version: 1
 backends:
-  first: {kind: scripted, price: {input: 1.0, output: 1.0}, max_output_tokens: 600000, fault: {error: provider_error, at: start}}
+  first: {kind: scripted, price: {input: 1.0, output: 1.0}, max_output_tokens: 600000, retry: {attempts: 1}, fault: {error: provider_error, at: start}}
   dear: {kind: scripted, price: {input: 1.0, output: 1.0}, max_output_tokens: 2000000}
   spare: {kind: scripted, text: "Spare.", price: {input: 1.0, output: 1.0}, max_output_tokens: 500000}
 default: first

@@ -22,7 +22,7 @@ from tests.serving import serving
 POLICY = """
 version: 1
 backends:
-  first: {{kind: openai, model: gpt, base_url: "{url}/v1", price: {{input: 3.0, output: 15.0}}, timeout_s: 0.3, max_output_tokens: 50}}
+  first: {{kind: openai, model: gpt, base_url: "{url}/v1", price: {{input: 3.0, output: 15.0}}, timeout_s: 0.3, retry: {{attempts: 1}}, max_output_tokens: 50}}
   spare: {{kind: scripted, text: "The second one answers.", price: {{input: 1.0, output: 4.0}}}}
 default: first
 fallback: [{fallback}]
@@ -178,8 +178,8 @@ async def test_a_fault_of_every_candidate_is_the_last_ones_error(tmp_path: Path,
     policy = """
 version: 1
 backends:
-  a: {kind: scripted, fault: {error: backend_overloaded}}
-  b: {kind: scripted, fault: {error: stream_broken, at: first}}
+  a: {kind: scripted, retry: {attempts: 1}, fault: {error: backend_overloaded}}
+  b: {kind: scripted, retry: {attempts: 1}, fault: {error: stream_broken, at: first}}
 default: a
 fallback: [b]
 """

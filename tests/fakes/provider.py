@@ -74,6 +74,8 @@ class Exchange:
     gone_at: float | None = None
     """`time.perf_counter()` of that."""
     complete: bool = False
+    ended: bool = False
+    """Whether this side has said all it will: the whole answer, or as much as came before a `Cut` or `Close`."""
     sent: int = 0
     """Steps carried out."""
 
@@ -161,6 +163,7 @@ class FakeProvider:
     async def _reply_and_speak(self, exchange: Exchange, writer: asyncio.StreamWriter) -> bool:
         reply = await self._reply(exchange)
         exchange.complete = await _speak(exchange, reply, writer)
+        exchange.ended = True
         return exchange.complete and reply.framing == "chunked"
 
 

@@ -33,6 +33,8 @@ class Answer:
     finish: str | None = None
     """The provider's own word; None is its normal one."""
     model: str = "served-model"
+    signature: str = ""
+    """What the provider seals its reasoning with; empty is its usual one (for Gemini: none)."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,7 +82,7 @@ def anthropic_steps(answer: Answer) -> list[bytes]:
     blocks: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     if answer.reasoning:
         deltas = [{"type": "thinking_delta", "thinking": text} for text in answer.reasoning]
-        blocks.append(({"type": "thinking", "thinking": "", "signature": ""}, [*deltas, {"type": "signature_delta", "signature": "c2ln"}]))
+        blocks.append(({"type": "thinking", "thinking": "", "signature": ""}, [*deltas, {"type": "signature_delta", "signature": answer.signature or "c2ln"}]))
     if answer.texts:
         blocks.append(({"type": "text", "text": ""}, [{"type": "text_delta", "text": text} for text in answer.texts]))
     for call in answer.calls:
@@ -110,8 +112,11 @@ def gemini_chunk(parts: list[dict[str, Any]], *, usage: dict[str, Any] | None = 
 def gemini_steps(answer: Answer) -> list[bytes]:
     steps = [gemini_chunk([{"text": text, "thought": True}]) for text in answer.reasoning]
     steps += [gemini_chunk([{"text": text}], model=answer.model) for text in answer.texts]
-    for call in answer.calls:
-        steps.append(gemini_chunk([{"functionCall": {"id": call.id, "name": call.name, "args": json.loads("".join(call.pieces))}}]))
+    for index, call in enumerate(answer.calls):
+        part: dict[str, Any] = {"functionCall": {"id": call.id, "name": call.name, "args": json.loads("".join(call.pieces))}}
+        if answer.signature and index == 0:  # of parallel calls the first one carries it
+            part["thoughtSignature"] = answer.signature
+        steps.append(gemini_chunk([part]))
     usage = {
         "promptTokenCount": answer.input_tokens,
         "cachedContentTokenCount": answer.cached,

@@ -80,6 +80,16 @@ def test_a_policy_that_names_the_quoting_backend_first_gets_its_plain_word_even_
     assert decide(policy, Features(), state(policy)).candidates == ("mini",)
 
 
+def test_what_only_one_provider_has_goes_to_backends_that_take_it(load: Load, state: MakeState) -> None:
+    policy = load(BACKENDS + "default: local\nfallback: [mini, claude]")
+    able = {"mini": Capabilities(provider_tools=("openai/web_*",)), "claude": Capabilities(opaque=("anthropic",))}
+    searching = decide(policy, Features(provider_tools=("openai/web_search",)), state(policy, able=able))
+    assert searching.candidates == ("mini",)
+    keeping = decide(policy, Features(opaque_parts=("anthropic",)), state(policy, able=able))
+    assert keeping.candidates == ("claude",)
+    assert [each.detail for each in keeping.excluded if each.backend == "mini"] == ["it does not support parts of anthropic's own"]
+
+
 def test_a_lock_holds_through_the_fallback(load: Load, state: MakeState) -> None:
     policy = load(LADDER)
     decision = decide(policy, Features(data_class="confidential", grounded=True), state(policy))

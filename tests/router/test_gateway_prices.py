@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from adapters.backend import BackendContext
 from config.prices import Price
@@ -25,10 +26,10 @@ def at(hour: int, minute: int) -> float:
     return datetime(2026, 11, 1, hour, minute, tzinfo=UTC).timestamp()
 
 
-async def test_a_price_of_the_book_is_that_of_the_time_of_the_request() -> None:
+async def test_a_price_of_the_book_is_that_of_the_time_of_the_request(tmp_path: Path) -> None:
     load_kinds(Settings())
     version = PolicyVersion(version=1, hash="x", source="file", author="", created_at=0.0, text=POLICY, active=True)
-    active = ActivePolicy(load_policy(POLICY, price_of=known_price), version, BackendContext(environ={}))
+    active = ActivePolicy(load_policy(POLICY, price_of=known_price), version, BackendContext(environ={}), tmp_path)
     try:
         day, night = active.price("deep", at(16, 29)), active.price("deep", at(16, 31))
         assert day.input > night.input > 0

@@ -9,7 +9,7 @@ import pytest
 from adapters.errors import RateLimited
 from adapters.types import Citation, Event, Finished, ReasoningDelta, RefusalDelta, TextDelta, TokenLogprob, ToolCallDelta
 from policies.moderation import RuleSet, compile_rules
-from router.http.answering import LONGEST_WAIT_S, _header, backend_failure
+from router.http.answering import LONGEST_WAIT_S, backend_failure, header_value
 from router.moderating import Moderation
 
 REDACT = compile_rules(["pii", "deny-list"], ["Müller"])
@@ -82,4 +82,4 @@ def test_a_backends_failure_tells_a_sane_wait_and_moderated_words(wait: float | 
 
 
 def test_a_headers_value_is_printable_ascii() -> None:
-    assert _header("naïve 日本\r\nx: y\x7f") == b"na?ve ????x: y?"
+    assert header_value("naïve 日本\r\nx: y\x7f") == b"na?ve ????x: y?"

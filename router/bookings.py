@@ -1,0 +1,114 @@
+"""What one request has set aside: for each purpose at most one reservation, the bound of the attempt that runs for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from adapters.errors import BackendError
+from router.attempt import Attempt
+from router.books import BudgetExceeded
+from router.settlement import LARGEST_AMOUNT, Booking, Caps, Purpose, Settlement, measured
+
+if TYPE_CHECKING:
+    from policies.access import Principal
+    from router.gateway import Gateway
+
+
+class _Lane:
+    """The attempts for one purpose, one after the other. `failure` is why the running one ended, once it has; `booking` is None once it is settled."""
+
+    def __init__(self, booking: Booking, attempt: Attempt) -> None:
+        self.booking: Booking | None = booking
+        self.attempt = attempt
+        self.number = booking.attempt
+        self.failure: BaseException | None = None
+
+
+class Bookings:
+    """One request's money. `begin` before an attempt, `failed` or `settle` after it, `close` at the end, whatever happened.
+
+    `cost` is what its ended attempts cost, in picodollars, also those whose answer nobody saw.
+    """
+
+    def __init__(self, gateway: Gateway, principal: Principal, request_id: str, policy_version: int, caps: Caps) -> None:
+        self._gateway = gateway
+        self._principal = principal
+        self._request_id = request_id
+        self._version = policy_version
+        self._caps = caps
+        self._lanes: dict[Purpose, _Lane] = {}
+        self._making: set[asyncio.Task[None]] = set()
+        self.cost = 0
+
+    async def begin(self, attempt: Attempt) -> None:
+        """Set the attempt's bound aside, durably, and book the attempt of its purpose that failed before it. Raises `BudgetExceeded`: then nothing changed.
+
+        A cancelled wait does not undo it: `close` waits for it and releases it.
+        """
+        task = self._gateway.background(self._begin(attempt))
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
+        await asyncio.shield(task)
+
+    async def _begin(self, attempt: Attempt) -> None:
+        accounting = self._gateway.accounting
+        lane = self._lanes.get(attempt.plan.purpose)
+        if lane is None or lane.booking is None:
+            booking = accounting.booking(self._request_id, self._principal.tenant, self._principal.key_id, self._version, self._caps, attempt.plan)
+            booking.attempt = 1 if lane is None else lane.number + 1
+            try:
+                await accounting.open(booking)
+            except BudgetExceeded:
+                raise
+            except Exception:
+                self._gateway.background(self._gateway.release(booking))
+                raise
+            self._lanes[attempt.plan.purpose] = _Lane(booking, attempt)
+            return
+        settlement = measured(lane.attempt.record, lane.booking.plan, lane.failure)
+        await accounting.next_attempt(lane.booking, settlement, attempt.plan)
+        self.cost += settlement.cost
+        self._lanes[attempt.plan.purpose] = _Lane(lane.booking, attempt)
+
+    def failed(self, attempt: Attempt, error: BackendError) -> None:
+        """The attempt failed and its work has stopped. It is booked with the next one, or at the end."""
+        self._lane_of(attempt).failure = error
+
+    async def remaining(self) -> int:
+        """What the budget leaves to the next attempt at the answer: what the failed one set aside is given back when that one's is made."""
+        lane = self._lanes.get("answer")
+        booking = None if lane is None else lane.booking
+        spent = 0 if lane is None or booking is None else measured(lane.attempt.record, booking.plan, lane.failure).cost
+        left = await self._gateway.accounting.remaining(self._principal.tenant, self._caps, booking, spent)
+        return LARGEST_AMOUNT if left is None else min(left, LARGEST_AMOUNT)
+
+    async def settle(self, attempt: Attempt, failure: BaseException | None) -> Settlement | None:
+        """Book an attempt whose work has stopped, and release what it had set aside. None where that was done before."""
+        lane = self._lane_of(attempt)
+        booking, lane.booking = lane.booking, None
+        if booking is None:
+            return None
+        settlement = measured(attempt.record, booking.plan, lane.failure or failure)
+        if attempt.moderation.blocked:
+            settlement = msgspec.structs.replace(settlement, outcome="blocked")
+        self.cost += settlement.cost
+        await self._gateway.settle(booking, settlement)
+        return settlement
+
+    async def close(self, failure: BaseException | None) -> dict[Purpose, Settlement]:
+        """Settle whatever is open, once what is still being reserved stands: nothing is ever left open."""
+        while self._making:
+            await asyncio.wait(set(self._making))
+        done = {}
+        for purpose, lane in self._lanes.items():
+            if settlement := await self.settle(lane.attempt, failure):
+                done[purpose] = settlement
+        return done
+
+    def _lane_of(self, attempt: Attempt) -> _Lane:
+        lane = self._lanes[attempt.plan.purpose]
+        assert lane.attempt is attempt, "an attempt is settled once, by the one that follows it or by itself"
+        return lane
