@@ -25,6 +25,7 @@ check: $(INSTALLED)  ## Formatting, lints, types, the order of the layers, licen
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pip check
+	$(BIN)/pip-licenses --partial-match --fail-on="GPL;GNU" --summary
 
 format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .

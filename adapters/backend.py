@@ -210,17 +210,13 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
     and ids too; `extra` by the adapter that sends it. An image counts what the providers' own rules allow it at most.
     """
     characters = size = images = calls = 0
-    texts = [
-        *request.stop,
-        request.tool_choice.name or "",
-        request.response_format.name or "",
-        request.response_format.description or "",
-        request.verbosity or "",
-    ]
-    texts.append("" if request.reasoning is None else msgspec.json.encode(request.reasoning).decode())
+    wanted = request.response_format
+    texts = [*request.stop, *(text for text in (request.tool_choice.name, wanted.name, wanted.description, request.verbosity) if text)]
+    if request.reasoning is not None:
+        texts.append(msgspec.json.encode(request.reasoning).decode())
     files = 0
     for message in request.messages:
-        texts += [message.name or "", message.tool_call_id or ""]
+        texts += [text for text in (message.name, message.tool_call_id) if text]
         for part in message.parts:
             match part:
                 case TextPart() | RefusalPart():
@@ -238,8 +234,8 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
                     texts.append(msgspec.json.encode(part.item).decode())
     texts += [passage.text for passage in request.context]
     texts += [msgspec.json.encode(tool).decode() for tool in request.tools]
-    if request.response_format.schema is not None:
-        texts.append(msgspec.json.encode(request.response_format.schema).decode())
+    if wanted.schema is not None:
+        texts.append(msgspec.json.encode(wanted.schema).decode())
     for text in texts:
         characters += len(text)
         size += len(text) if text.isascii() else len(text.encode())
@@ -247,6 +243,12 @@ def estimate_tokens(request: GenerateRequest) -> TokenCount:
     return TokenCount(
         n=(characters + files // 8) // 4 + 4 * pieces + 3 + images * IMAGE_TOKENS, upper=size + files + 16 * pieces + 64 + images * MAX_IMAGE_TOKENS
     )
+
+
+def may_be_spoken(request: GenerateRequest) -> bool:
+    """Whether some of the request's or its answer's tokens may be audio: by itself, in a video, in a provider's own part, or as it is asked for."""
+    heard = any(isinstance(part, AudioPart | FilePart | ProviderPart) for message in request.messages for part in message.parts)
+    return heard or "modalities" in request.extra or "audio" in request.extra
 
 
 def estimate_output_tokens(characters: int) -> int:
@@ -274,19 +276,34 @@ def takes_tool(capabilities: Capabilities, tool: str) -> bool:
     return any(fnmatchcase(tool, pattern) for pattern in capabilities.provider_tools)
 
 
+PARAM_OF_NEED = {
+    "tools": "tools",
+    "vision": "messages",
+    "files": "messages",
+    "audio": "messages",
+    "json_schema": "response_format",
+    "reasoning": "reasoning",
+    "logprobs": "logprobs",
+    "multiple_choices": "n",
+    "parallel_tools": "parallel_tool_calls",
+    "streaming": "stream",
+}
+"""The request's parameter that needs a capability."""
+
+
 def needs_of(request: GenerateRequest) -> tuple[tuple[str, str], ...]:
     """The capabilities that a request needs, each with the request's parameter that needs it."""
     parts = {type(part) for message in request.messages for part in message.parts}
-    needed = (
-        ("tools", "tools", any(isinstance(tool, Tool) for tool in request.tools) and request.tool_choice.mode != "none"),
-        ("vision", "messages", ImagePart in parts),
-        ("files", "messages", FilePart in parts),
-        ("audio", "messages", AudioPart in parts),
-        ("json_schema", "response_format", request.response_format.kind != "text"),
-        ("logprobs", "logprobs", request.logprobs is not None),
-        ("multiple_choices", "n", request.n > 1),
-    )
-    return tuple((need, param) for need, param, needs in needed if needs)
+    needed = {
+        "tools": any(isinstance(tool, Tool) for tool in request.tools) and request.tool_choice.mode != "none",
+        "vision": ImagePart in parts,
+        "files": FilePart in parts,
+        "audio": AudioPart in parts,
+        "json_schema": request.response_format.kind != "text",
+        "logprobs": request.logprobs is not None,
+        "multiple_choices": request.n > 1,
+    }
+    return tuple((need, PARAM_OF_NEED[need]) for need, needs in needed.items() if needs)
 
 
 def has(capabilities: Capabilities, need: str) -> bool:

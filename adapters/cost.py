@@ -33,23 +33,45 @@ class Rates(NamedTuple):
 def cost(usage: Usage, price: Price) -> int:
     """What the usage costs, in picodollars.
 
-    Input neither read from nor written to a cache is billed at the input rate; the length of the whole input chooses the tier.
+    Input neither read from nor written to a cache is billed at the input rate; the length of the whole input chooses the tier. Spoken tokens are
+    billed at the rates of audio, where the price has some.
     """
     rates = next(tier for tier in reversed(_tiers(price)) if usage.input_tokens > tier.above)
     read, written = usage.cache_read_input_tokens, usage.cache_creation_input_tokens
     uncached = max(usage.input_tokens - read - written, 0)
-    return uncached * rates.input + read * rates.cache_read + written * rates.cache_write + usage.output_tokens * rates.output + _request_fee(price)
+    text = uncached * rates.input + read * rates.cache_read + written * rates.cache_write + usage.output_tokens * rates.output
+    return text + _more_for_audio(usage, price, rates, uncached) + _request_fee(price)
 
 
-def upper_bound(input_tokens: int, output_tokens: int, price: Price) -> int:
-    """The most that a usage of at most so many input and output tokens can cost, in picodollars.
+def _more_for_audio(usage: Usage, price: Price, rates: Rates, uncached: int) -> int:
+    """What spoken tokens cost more (or less) than as many of text."""
+    more = 0
+    if price.audio_input is not None:
+        fresh_rate, cached_rate = _audio_input(price)
+        cached = min(usage.audio_cache_read_input_tokens, usage.audio_input_tokens, usage.cache_read_input_tokens)
+        fresh = min(usage.audio_input_tokens - cached, uncached)
+        more += fresh * (fresh_rate - rates.input) + cached * (cached_rate - rates.cache_read)
+    if price.audio_output is not None:
+        more += min(usage.audio_output_tokens, usage.output_tokens) * (_per_token(price.audio_output) - rates.output)
+    return more
+
+
+def _audio_input(price: Price) -> tuple[int, int]:
+    """Picodollars for a spoken token that is read, and for one that was cached."""
+    fresh = 0.0 if price.audio_input is None else price.audio_input
+    return _per_token(fresh), _per_token(fresh if price.audio_cache_read is None else price.audio_cache_read)
+
+
+def upper_bound(input_tokens: int, output_tokens: int, price: Price, *, spoken: bool = False) -> int:
+    """The most that a usage of at most so many input and output tokens can cost, in picodollars. `spoken`: some of them may be audio.
 
     Guarantee: never below `cost` of such a usage, whatever part of its input was read from or written to a cache, and whichever tier it falls in.
     """
     tiers = _tiers(price)
     ends = [tier.above for tier in tiers[1:]] + [input_tokens]
     reachable = [(tier, min(input_tokens, end)) for tier, end in zip(tiers, ends, strict=True) if input_tokens > tier.above]
-    return max(tier.dearest_input * most + tier.output * output_tokens for tier, most in reachable) + _request_fee(price)
+    heard, said = (max(_audio_input(price)), _per_token(price.audio_output or 0.0)) if spoken else (0, 0)
+    return max(max(tier.dearest_input, heard) * most + max(tier.output, said) * output_tokens for tier, most in reachable) + _request_fee(price)
 
 
 @lru_cache(maxsize=1024)

@@ -125,7 +125,7 @@ class LlamaBackend:
         async with aclosing(self._compute.generate(self._spec, bounded, attempt)) as events:
             async for event in events:
                 yield event
-        if attempt.usage is not None and attempt.usage.source != "estimated":
+        if attempt.usage is not None and attempt.usage.source != "estimated" and self._tokens.wants_report():
             self._tokens.learn(self.count(request).n, attempt.usage.input_tokens, request)
 
     def count(self, request: GenerateRequest, /) -> TokenCount:

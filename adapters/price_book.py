@@ -73,10 +73,14 @@ def _is_host_of(pattern: str, base_url: str) -> bool:
 
 
 def _as_price(rates: Any) -> Price | None:
-    """One `ModelPrice` of genai-prices as ours: its tiers stand with each rate, ours with each threshold."""
+    """One `ModelPrice` of genai-prices as ours: its tiers stand with each rate, ours with each threshold.
+
+    None for a model whose pictures have a rate of their own: nobody here counts them apart, and at the rate of text they would be far too cheap.
+    """
     names = {"input": rates.input_mtok, "output": rates.output_mtok, "cache_read": rates.cache_read_mtok, "cache_write": rates.cache_write_mtok}
-    if names["input"] is None:
+    if names["input"] is None or rates.output_image_mtok is not None:
         return None
+    audio = [None if rate is None else _rate(rate, 0) for rate in (rates.input_audio_mtok, rates.output_audio_mtok, rates.cache_audio_read_mtok)]
     starts = sorted({tier.start for rate in names.values() for tier in getattr(rate, "tiers", ())})
     per_thousand_calls = rates.requests_kcount
     return Price(
@@ -85,6 +89,9 @@ def _as_price(rates: Any) -> Price | None:
         cache_read=None if names["cache_read"] is None else _rate(names["cache_read"], 0),
         cache_write=None if names["cache_write"] is None else _rate(names["cache_write"], 0),
         request=0.0 if per_thousand_calls is None else float(per_thousand_calls / 1000),
+        audio_input=audio[0],
+        audio_output=audio[1],
+        audio_cache_read=audio[2],
         tiers=tuple(
             PriceTier(
                 above=start,

@@ -23,6 +23,8 @@ def rate_limit(headers: Mapping[str, str], now: float | None = None) -> RateLimi
 
     Anthropic's token figures are those of the limit that is nearest to its end, as it says itself.
     """
+    if not any("ratelimit" in name for name in headers):
+        return None
     at = time.time() if now is None else now
     found = RateLimit(
         requests_limit=_count(headers, "x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),

@@ -50,6 +50,9 @@ DRAIN_S = 0.25
 """How long the end of an answered stream is waited for, so that its connection can be used again."""
 
 
+MAX_REFUSAL_BYTES = 1024 * 1024
+"""How much of a refusal's body is read; the rest of a longer one closes its connection."""
+
 NO_KEY = "no-key"
 """What is sent to a server of one's own that needs no key: the SDKs insist on one."""
 
@@ -153,6 +156,8 @@ class RemoteBackend(abc.ABC):
         )
         self.streaming = spec.streaming
         self.tokens = TokenCounter(profile_of(self.provider, self.model, spec.base_url, self.api))
+        if not unavailable:  # a vocabulary takes memory: it is not for a backend that cannot be called
+            self.tokens.prepare()
         self.sender = sender
         self._headers = spec.headers
         self._unavailable = unavailable
@@ -194,7 +199,7 @@ class RemoteBackend(abc.ABC):
             async with contextlib.aclosing(self._attempt(self.sender, call, request, attempt)) as events:
                 async for event in events:
                     yield event
-            if attempt.usage is not None and attempt.usage.source == "provider":
+            if attempt.usage is not None and attempt.usage.source == "provider" and self.tokens.wants_report():
                 self.tokens.learn(self.count(request).n, attempt.usage.input_tokens, request)
         except BackendError as error:
             error.backend = error.backend or self.name
@@ -229,7 +234,8 @@ class RemoteBackend(abc.ABC):
                             for event in meter.joined(batch) if request.whole else batch:
                                 meter.note(event)
                                 if event is last_report:
-                                    settled = decoder.usage_final
+                                    # Some servers end with a report of nothing at all: no prompt is empty, so that is no count.
+                                    settled = decoder.usage_final and last_report.usage.total_tokens > 0
                                 yield event
                     ends = decoder.finish()
                     if not settled:
@@ -254,8 +260,21 @@ def _idempotency(provider: str, request: GenerateRequest) -> dict[str, str]:
 
 
 async def _refusal(response: RawResponse, request_id: str | None) -> BackendError:
-    body = await response.read()
+    body = await beginning(response)
     return to_error(body_failure(body, status=response.status, request_id=request_id, wait=retry_after(response.headers)))
+
+
+async def beginning(response: RawResponse) -> bytes:
+    """The body of a refusal, as far as it is looked at. One that breaks off changes nothing of what its status says."""
+    held, size = [], 0
+    with contextlib.suppress(BackendError):
+        async with contextlib.aclosing(response.aiter_raw()) as pieces:
+            async for piece in pieces:
+                held.append(piece)
+                size += len(piece)
+                if size >= MAX_REFUSAL_BYTES:
+                    break
+    return b"".join(held)
 
 
 async def _drain(pieces: AsyncGenerator[bytes, None]) -> None:

@@ -259,7 +259,10 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True):
-    """Tokens, cumulative. `input_tokens` includes those read from and written to a cache, and `output_tokens` those spent on reasoning."""
+    """Tokens, cumulative. `input_tokens` includes those read from and written to a cache, and `output_tokens` those spent on reasoning.
+
+    Audio tokens are among the input's, the output's and (`audio_cache_read_input_tokens`) those read from a cache.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -269,6 +272,7 @@ class Usage(Struct, frozen=True):
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     source: UsageSource = "provider"
+    audio_cache_read_input_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -24,6 +24,8 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
+from config.settings import SettingsError
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -34,6 +36,7 @@ Durability = Literal["normal", "full"]
 MAX_GROUP = 256
 READERS = 4
 MIGRATION_LOCK = 0x4845414447  # "HEADG": every replica that starts waits for the one that migrates
+NEWER = "install that release again, or restore the backup from before the upgrade"
 STATE_LOCK = MIGRATION_LOCK + 1
 """Held while the policy in force changes, or the first keys are made: what was read is still so when it is written."""
 
@@ -327,12 +330,17 @@ class PostgresDatabase:
 
 
 def migrate(database: Database, locations: Sequence[Path]) -> None:
-    """Bring the tables to the newest revision found in the packages' `migrations` folders, under a lock. Blocking; safe to call again."""
+    """Bring the tables to the newest revision found in the packages' `migrations` folders, under a lock. Blocking; safe to call again.
+
+    Everything happens in one transaction. Raises `SettingsError` for a database that a newer release has migrated: nothing of it is touched.
+    """
     import_path = Path(__file__).parent / "migrations"
 
     def upgrade(connection: Connection) -> None:
         from alembic import command
         from alembic.config import Config
+        from alembic.script.revision import ResolutionError
+        from alembic.util import CommandError
 
         exclusively(connection, MIGRATION_LOCK)
         settings = Config()
@@ -340,6 +348,11 @@ def migrate(database: Database, locations: Sequence[Path]) -> None:
         settings.set_main_option("path_separator", "newline")
         settings.set_main_option("version_locations", "\n".join(str(location) for location in locations))
         settings.attributes["connection"] = connection
-        command.upgrade(settings, "head")
+        try:
+            command.upgrade(settings, "head")
+        except CommandError as error:
+            if not isinstance(error.__cause__, ResolutionError):
+                raise
+            raise SettingsError([f"The database was migrated by a newer release of Headgate: {NEWER}."]) from error
 
     database.write_blocking(upgrade)

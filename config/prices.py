@@ -11,7 +11,7 @@ Rate: TypeAlias = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
 class PriceTier(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Rates that replace the base rates once the input is longer than `above` tokens (the whole request is billed at them)."""
+    """Rates that replace the base rates once the input is longer than `above` tokens (the whole request is billed at them). Audio's do not change."""
 
     above: Annotated[int, Meta(ge=0)]
     input: Rate
@@ -21,13 +21,20 @@ class PriceTier(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """USD per million tokens. `cache_read` and `cache_write` default to the `input` rate; `request` is USD per call."""
+    """USD per million tokens. `cache_read` and `cache_write` default to the `input` rate; `request` is USD per call.
+
+    `audio_input` and `audio_output` are those of spoken tokens, where they are not those of text; `audio_cache_read` (default: `audio_input`) of
+    spoken input that was cached.
+    """
 
     input: Rate
     output: Rate
     cache_read: Rate | None = None
     cache_write: Rate | None = None
     request: Rate = 0.0
+    audio_input: Rate | None = None
+    audio_output: Rate | None = None
+    audio_cache_read: Rate | None = None
     tiers: tuple[PriceTier, ...] = ()
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from adapters.backend import has, may_see, takes_tool
+from adapters.backend import PARAM_OF_NEED, has, may_see, takes_tool
+from adapters.types import Capabilities
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
 from policies.features import Features
 from policies.load import Policy
@@ -22,6 +23,9 @@ __all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "
 
 _FORBIDDEN = frozenset({"not_allowed", "lock", "clearance"})
 """Exclusions that a client may not lift by waiting or by asking for less."""
+
+_FOR_GOOD = _FORBIDDEN | {"feature", "no_documents"}
+"""Exclusions that the same request meets again however long it waits."""
 
 
 class _Rung(Struct):
@@ -123,7 +127,7 @@ def _settle(policy: Policy, features: Features, state: State, locks: list[Rule],
     if pinned and len(own) == len(rung.chosen) and all(exclusion.code in _FORBIDDEN for exclusion in own):
         chosen, excluded = [], own  # what is not permitted is refused, whatever its rule says about falling back
     if not chosen:
-        outcome, message, param = _why(features, excluded, pinned)
+        outcome, message, param = _why(features, state, excluded, pinned)
         return _refuse(policy, features, state, outcome, message, param, reasons, tuple(excluded))
     return Decision(
         outcome="ok",
@@ -197,11 +201,8 @@ def constraint(policy: Policy, features: Features, state: State, locks: list[Rul
         return Exclusion(name, "clearance", f"its clearance is {backend.clearance}, and the request holds {features.data_class} data")
     if now is None:
         return Exclusion(name, "unavailable", "it is not running")
-    lacking: list[str] = [need for need in features.needs if not has(now.capabilities, need)]
-    lacking += [f"the tool {tool}" for tool in features.provider_tools if not takes_tool(now.capabilities, tool)]
-    lacking += [f"parts of {provider}'s own" for provider in features.opaque_parts if provider not in now.capabilities.opaque]
-    if lacking:
-        return Exclusion(name, "feature", f"it does not support {', '.join(lacking)}")
+    if lacking := _lacking(features, now.capabilities):
+        return Exclusion(name, "feature", f"it does not support {', '.join(what for what, _ in lacking)}")
     window = backend.spec.context_window or now.capabilities.context_window
     tokens = features.input_tokens if now.input_tokens is None else now.input_tokens
     if window is not None and tokens + (features.output_tokens or 1) > window:
@@ -215,6 +216,14 @@ def constraint(policy: Policy, features: Features, state: State, locks: list[Rul
     return None
 
 
+def _lacking(features: Features, capabilities: Capabilities) -> list[tuple[str, str]]:
+    """What the request needs and the backend does not do, each with the request's parameter that needs it."""
+    lacking: list[tuple[str, str]] = [(need, PARAM_OF_NEED[need]) for need in features.needs if not has(capabilities, need)]
+    lacking += [(f"the tool {tool}", "tools") for tool in features.provider_tools if not takes_tool(capabilities, tool)]
+    lacking += [(f"parts of {provider}'s own", "messages") for provider in features.opaque_parts if provider not in capabilities.opaque]
+    return lacking
+
+
 def _allowed(policy: Policy, features: Features, listed: tuple[str, ...], name: str) -> bool:
     """A key may use the backends and models on its list; with `auto` or a rule's own name on it, also whatever the policy chooses for that."""
     if name in listed or policy.backends[name].spec.model in listed:
@@ -222,7 +231,7 @@ def _allowed(policy: Policy, features: Features, listed: tuple[str, ...], name: 
     return features.model in listed and not pinned_backends(policy, features.model)
 
 
-def _why(features: Features, excluded: list[Exclusion], pinned: bool) -> tuple[Outcome, str, str | None]:
+def _why(features: Features, state: State, excluded: list[Exclusion], pinned: bool) -> tuple[Outcome, str, str | None]:
     """The refusal that tells the client most: what only they can mend comes before what may pass."""
     codes = {exclusion.code for exclusion in excluded}
     told = "; ".join(f"{exclusion.backend}: {exclusion.detail}" for exclusion in excluded) or "the policy names no backend for it"
@@ -234,6 +243,9 @@ def _why(features: Features, excluded: list[Exclusion], pinned: bool) -> tuple[O
         return "context_length_exceeded", f"the request is too long ({told})", "messages"
     if pinned and "feature" in codes:
         return "unsupported_feature", f"the model {features.model!r} cannot do this ({told})", "model"
+    if "feature" in codes and codes <= _FOR_GOOD:
+        first = next(exclusion.backend for exclusion in excluded if exclusion.code == "feature")
+        return "unsupported_feature", f"no backend of this policy can do this ({told})", _lacking(features, state.backends[first].capabilities)[0][1]
     return "no_permitted_backend", f"no backend is permitted and available for this request ({told})", None
 
 

@@ -49,8 +49,12 @@ def extract(
     data_class: DataClass = "internal",
     input_tokens: int,
     max_cost_usd: float | None = None,
+    complexity: bool = True,
 ) -> Features:
-    """The features of a request. `data_class` is the one already raised by tenant, documents and hints (`highest`)."""
+    """The features of a request. `data_class` is the one already raised by tenant, documents and hints (`highest`).
+
+    Without `complexity` that one is left unknown: for a policy that does not ask for it.
+    """
     question = last_question(request)
     return Features(
         tenant=principal.tenant,
@@ -65,7 +69,7 @@ def extract(
         input_tokens=input_tokens,
         output_tokens=request.max_output_tokens,
         turns=_turns(request),
-        complexity=complexity_of(question) if question.strip() else None,
+        complexity=complexity_of(question) if complexity and question.strip() else None,
         max_cost_usd=max_cost_usd,
     )
 

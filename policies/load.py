@@ -78,6 +78,12 @@ class Policy(Struct, frozen=True, kw_only=True):
     def grounding(self, tenant: str) -> Grounding:
         return self.tenant(tenant).grounding or self.file.grounding
 
+    @property
+    def asks_complexity(self) -> bool:
+        """Whether any decision depends on how hard a question is."""
+        rules = (rule.when for rule in self.file.rules)
+        return self.file.complexity is not None or any(when.min_complexity is not None or when.max_complexity is not None for when in rules)
+
     def history(self, tenant: str) -> History:
         return self.tenant(tenant).history or self.file.history
 

@@ -14,13 +14,17 @@ from litestar.exceptions import HTTPException
 from router.gateway import Gateway
 from router.http import admin, chat, conversations, docs, embeddings, explain, files, health, messages, models, moderations, responses, vector_stores
 from router.http.errors import ApiError
-from router.http.middleware import Authenticate, RequestId
+from router.http.middleware import Authenticate, RequestId, id_headers
 from router.http.openapi import openapi_config
 from router.wire.anthropic_errors import error_object, speaks_anthropic
 
 log = structlog.get_logger("headgate.http")
 
-_MESSAGES = {404: "There is no such path; /docs lists them all.", 405: "This path has no such method; /docs lists them all."}
+_MESSAGES = {
+    404: "There is no such path; /docs lists them all.",
+    405: "This path has no such method; /docs lists them all.",
+    413: "The body is too large for this service. Send less, or ask your administrator to raise 'max_body_mb'.",
+}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 
@@ -69,11 +73,10 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
 
 def _respond(request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
     """The error in the shape of the path's dialect."""
-    body = error.body()
-    if speaks_anthropic(request.url.path):
-        request_id = request.state.get("request_id") or error.headers.get("x-request-id", "")
-        body = error_object(error.detail, error.status, request_id, getattr(error, "details", None))
-    return Response(body, status_code=error.status, media_type="application/json", headers=error.headers)
+    path = request.url.path
+    request_id = request.state.get("request_id") or uuid.uuid4().hex  # no path, no route: the middleware did not run
+    body = error_object(error.detail, error.status, request_id, getattr(error, "details", None)) if speaks_anthropic(path) else error.body()
+    return Response(body, status_code=error.status, media_type="application/json", headers={**error.headers, **id_headers(path, request_id)})
 
 
 def _api_error(request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
@@ -82,11 +85,8 @@ def _api_error(request: Request[Any, Any, Any], error: ApiError) -> Response[byt
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     code = _CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
-    headers = dict(error.headers or {})
-    if "request_id" not in request.state:  # no route: the middleware did not run
-        headers["x-request-id"] = uuid.uuid4().hex
     message = _MESSAGES.get(error.status_code, error.detail)
-    return _respond(request, ApiError(error.status_code, code, message, headers=headers))
+    return _respond(request, ApiError(error.status_code, code, message, headers=error.headers))
 
 
 def _internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

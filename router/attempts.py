@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.cost import usd_float
+from adapters.cost import picodollars, usd_float
 from adapters.errors import BackendError
 from adapters.types import Event
 from policies.decide import permitted
@@ -97,11 +97,13 @@ class Attempts:
             attempt = exchange.make_attempt(step, f"{course.bodies + (step.kind != 'retry')}")
             await self.stopped()
             try:
+                if self._too_much(self._bookings.spent() + attempt.plan.amount):
+                    raise BudgetExceeded(exchange.principal.tenant, attempt.plan.amount)
                 await self._bookings.begin(attempt)
             except BudgetExceeded:
                 course.cannot_afford(step)
                 try:
-                    exchange.decide(await self._bookings.remaining())
+                    exchange.decide(await self._left())
                 except ApiError:
                     if last is not None:
                         return None
@@ -117,6 +119,11 @@ class Attempts:
             return None
         raise ApiError(402, "budget_exceeded", "The budget is being used up by other requests; try again, or ask your administrator for a larger one.")
 
+    async def _left(self) -> int:
+        """What the next attempt may cost at most: what the budget leaves to it, and the request's own `max_cost_usd`."""
+        remaining, most = await self._bookings.remaining(), self._exchange.features.max_cost_usd
+        return remaining if most is None else max(0, min(remaining, picodollars(most) - self._bookings.spent()))
+
     # --- a second attempt beside a slow first one --------------------------------------------------------------------------------------
 
     def _hedged(self, attempt: Attempt) -> AsyncGenerator[Event, None]:
@@ -131,20 +138,29 @@ class Attempts:
     async def _second(self, primary: Attempt, name: str) -> Attempt | None:
         """The hedge, its bound reserved beside the primary's. None where it is not permitted, not ready, or not affordable."""
         exchange = self._exchange
-        if not self._may_hedge(name):
-            return None
-        await exchange.summarise(name, self._step.added)
-        attempt = exchange.make_attempt(Step(name, added=self._step.added), "hedge", "hedge")
-        most, both = exchange.features.max_cost_usd, usd_float(primary.plan.amount + attempt.plan.amount)
-        if most is not None and both > most:
+        if not self._may_hedge(name) or (name == primary.plan.backend and not primary.record.called):  # which waits in the queue that its hedge would join
             return None
         try:
+            await exchange.summarise(name, self._step.added)
+            attempt = exchange.make_attempt(Step(name, added=self._step.added), "hedge", "hedge")
+            if self._too_much(self._bookings.cost + primary.plan.amount + attempt.plan.amount):
+                return None
+            self._hedge = attempt
             await self._bookings.begin(attempt)
         except (BudgetExceeded, SQLAlchemyError, OSError) as error:
             log.info("not_hedged", request_id=exchange.request_id, backend=name, reason=type(error).__name__)
+            self._hedge = None
             return None
-        self._hedge = attempt
+        except asyncio.CancelledError:  # the primary was quicker, or the client left
+            if self._hedge is not None:
+                self._losing.append(self._gateway.background(self._bookings.give_back(self._hedge)))
+            raise
         return attempt
+
+    def _too_much(self, amount: int) -> bool:
+        """Whether a request that costs so much costs more than its `max_cost_usd`."""
+        most = self._exchange.features.max_cost_usd
+        return most is not None and usd_float(amount) > most
 
     def _may_hedge(self, name: str) -> bool:
         """A named backend must be one that the constraints permit to this request, and a pin stays with what it pins."""

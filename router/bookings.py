@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +26,11 @@ class _Lane:
         self.attempt = attempt
         self.number = booking.attempt
         self.failure: BaseException | None = None
+
+    @property
+    def spent(self) -> int:
+        """What an attempt that is not booked yet has cost so far."""
+        return 0 if self.booking is None else measured(self.attempt.record, self.booking.plan, self.failure).cost
 
 
 class Bookings:
@@ -81,32 +87,53 @@ class Bookings:
         """What the budget leaves to the next attempt at the answer: what the failed one set aside is given back when that one's is made."""
         lane = self._lanes.get("answer")
         booking = None if lane is None else lane.booking
-        spent = 0 if lane is None or booking is None else measured(lane.attempt.record, booking.plan, lane.failure).cost
+        spent = 0 if lane is None else lane.spent
         left = await self._gateway.accounting.remaining(self._principal.tenant, self._caps, booking, spent)
         return LARGEST_AMOUNT if left is None else min(left, LARGEST_AMOUNT)
 
+    def spent(self) -> int:
+        """What all attempts have cost so far, in picodollars: those that have ended, and those that are still to be booked."""
+        return self.cost + sum(lane.spent for lane in self._lanes.values())
+
+    async def give_back(self, attempt: Attempt) -> None:
+        """Release what an attempt that never began has set aside, once that stands."""
+        while self._making:
+            await asyncio.wait(set(self._making))
+        lane = self._lanes.get(attempt.plan.purpose)
+        if lane is not None and lane.attempt is attempt:
+            await self.settle(attempt, asyncio.CancelledError())
+
     async def settle(self, attempt: Attempt, failure: BaseException | None) -> Settlement | None:
         """Book an attempt whose work has stopped, and release what it had set aside. None where that was done before."""
-        lane = self._lane_of(attempt)
+        if (ended := self._ended(self._lane_of(attempt), failure)) is None:
+            return None
+        await self._gateway.settle(*ended)
+        return ended[1]
+
+    async def close(self, failure: BaseException | None, ended: Callable[[dict[Purpose, Settlement]], None]) -> None:
+        """Settle whatever is open, once what is still being reserved stands: nothing is ever left open.
+
+        `ended` is told what there is to book, and `cost` is final, before the database is asked, which may be away for long.
+        """
+        while self._making:
+            await asyncio.wait(set(self._making))
+        open_ones = [each for lane in self._lanes.values() if (each := self._ended(lane, failure)) is not None]
+        ended({booking.plan.purpose: settlement for booking, settlement in open_ones})
+        for booking, settlement in open_ones:
+            await self._gateway.settle(booking, settlement)
+
+    def _ended(self, lane: _Lane, failure: BaseException | None) -> tuple[Booking, Settlement] | None:
+        """What there is to book of a lane's last attempt, once. One that never began is cancelled, however the request ended."""
         booking, lane.booking = lane.booking, None
         if booking is None:
             return None
-        settlement = measured(attempt.record, booking.plan, lane.failure or failure)
+        attempt = lane.attempt
+        why = lane.failure or failure or (None if attempt.began else asyncio.CancelledError())
+        settlement = measured(attempt.record, booking.plan, why)
         if attempt.moderation.blocked:
             settlement = msgspec.structs.replace(settlement, outcome="blocked")
         self.cost += settlement.cost
-        await self._gateway.settle(booking, settlement)
-        return settlement
-
-    async def close(self, failure: BaseException | None) -> dict[Purpose, Settlement]:
-        """Settle whatever is open, once what is still being reserved stands: nothing is ever left open."""
-        while self._making:
-            await asyncio.wait(set(self._making))
-        done = {}
-        for purpose, lane in self._lanes.items():
-            if settlement := await self.settle(lane.attempt, failure):
-                done[purpose] = settlement
-        return done
+        return booking, settlement
 
     def _lane_of(self, attempt: Attempt) -> _Lane:
         lane = self._lanes[attempt.plan.purpose]

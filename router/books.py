@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.types import Usage
+from router.ids import fresh_id
 from router.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Settlement
 from router.tables import UNCAPPED, budgets, ledger, reservations
 
@@ -51,7 +51,7 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
     """An attempt as the ledger keeps it. `entry` is settlement, recovery or correction."""
     plan, usage = booking.plan, settlement.usage
     row: dict[str, object] = {
-        "id": uuid.uuid4().hex,
+        "id": fresh_id(),
         "request_id": booking.request_id,
         "attempt": booking.attempt,
         "purpose": plan.purpose,
@@ -85,7 +85,7 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
 def _storable(value: object) -> object:
     """A value as both databases take it: PostgreSQL refuses a NUL, both a lone surrogate, and an integer has 64 bits."""
     if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "replace").decode()
+        return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
     return max(-LARGEST_COUNT, min(value, LARGEST_COUNT)) if isinstance(value, int) else value
 
 

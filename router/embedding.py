@@ -95,7 +95,7 @@ class EmbeddingExchange:
         finally:
             settling = self.gateway.background(self._settle(booking, opening, failure))
             if not isinstance(failure, asyncio.CancelledError | GeneratorExit):
-                await asyncio.shield(settling)
+                await self.gateway.booked(settling)
 
     def _chosen(self) -> Candidate:
         """The embedder that the request names, by its own name or its model's. Raises `ApiError` 404, in the same words for one that the key may not use."""

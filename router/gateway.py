@@ -37,6 +37,12 @@ from router.turns import Turns
 T = TypeVar("T")
 log = structlog.get_logger("headgate.gateway")
 
+SHUTTING_DOWN = "shutting_down"
+"""The error code of a request that the stop of the service ended."""
+
+BOOKING_S = 5.0
+"""How long the end of an answer waits for a database that does not take its booking; it is booked all the same, as soon as that is back."""
+
 BEAT_S = 2.0
 SWEEP_S = 60.0
 """How often what has expired is deleted."""
@@ -84,6 +90,7 @@ class Gateway:
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
         self._running: set[asyncio.Timeout] = set()
+        self._stopping = False
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -106,14 +113,18 @@ class Gateway:
         await self.database.aclose()
 
     def interrupt(self) -> None:
-        """End every running request with an error (the service stops), so that no stream ends silently."""
+        """End every running request with an error (the service stops), so that no stream ends silently. None begins after it."""
+        self._stopping = True
         for scope in self._running:
             if not scope.expired():
                 scope.reschedule(asyncio.get_running_loop().time())
 
     @asynccontextmanager
     async def interruptible(self) -> AsyncGenerator[None, None]:
-        """What runs inside is ended by `interrupt`, and then `ApiError` 503 is raised."""
+        """What runs inside is ended by `interrupt`, and then `ApiError` 503 is raised; so it is at once where that came before."""
+        stopped = ApiError(503, SHUTTING_DOWN, "The service is stopping; send the request again.", headers={"retry-after": "2"})
+        if self._stopping:  # a request with a key may begin to run without a client
+            raise stopped
         try:
             async with asyncio.timeout(None) as scope:
                 self._running.add(scope)
@@ -124,7 +135,7 @@ class Gateway:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise ApiError(503, "shutting_down", "The service is stopping; send the request again.", headers={"retry-after": "2"}) from error
+            raise stopped from error
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run to the end whatever happens to the caller."""
@@ -145,6 +156,12 @@ class Gateway:
             booking.request_id,
             otherwise=lambda: self.accounting.settle(booking, unmeasured(booking, settlement)),
         )
+
+    async def booked(self, settling: asyncio.Task[None]) -> None:
+        """Wait for a settlement in the background, for as long as an answer may wait for it."""
+        await asyncio.wait([settling], timeout=BOOKING_S)
+        if settling.done():
+            settling.result()
 
     async def release(self, booking: Booking) -> None:
         """Undo a reservation that may have been made, again and again while the database is away."""

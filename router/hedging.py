@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
 
 from adapters.errors import BackendError
 from adapters.types import Event
@@ -46,17 +47,18 @@ async def raced(
 ) -> AsyncGenerator[Event, None]:
     """The events of the primary, or of the attempt that `second` gives where no delta came for `after_s`.
 
-    `second` reserves for its attempt and returns it, or None for no hedge. `won` is told who answers before its first event is yielded; `lost`
-    gets a runner whose attempt does not answer, to stop and to settle. Raises what the answering attempt raises; where both fail before a delta,
-    what the primary raised. A consumer that closes or cancels this stops both.
+    `second` reserves for its attempt and returns it, or None for no hedge; it is cancelled where the primary comes first, which waits for nothing
+    of its hedge. `won` is told who answers before its first event is yielded; `lost` gets a runner whose attempt does not answer, to stop and to
+    settle. Raises what the answering attempt raises; where both fail before a delta, what the primary raised. A consumer that closes or cancels
+    this stops both.
     """
     runners = [Runner(primary)]
     try:
         begun = runners[0].start()
         await asyncio.wait([begun], timeout=after_s)
-        if not begun.done() and (attempt := await second()) is not None:
+        if not begun.done() and (attempt := await _unless(begun, second())) is not None:
             runners.append(Runner(attempt))
-            if not begun.done():  # it may have answered while the second one was reserved for
+            if not begun.done():  # both may have come in the same moment
                 runners[1].start()
         winner = await _winner(runners)
         for runner in list(runners):
@@ -74,6 +76,19 @@ async def raced(
     finally:
         for runner in runners:
             await runner.stop()
+
+
+async def _unless(begun: asyncio.Future[Event | None], second: Awaitable[Attempt | None]) -> Attempt | None:
+    """The second attempt, once it may begin; None where the first one's task ended before that."""
+    making = asyncio.ensure_future(second)
+    both: list[asyncio.Future[Any]] = [begun, making]
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not making.done():
+            making.cancel()
+            await asyncio.wait([making])
+    return None if making.cancelled() else making.result()
 
 
 async def _winner(runners: list[Runner]) -> Runner:

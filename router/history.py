@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Struct
 
-from adapters.backend import Backend, estimate_tokens
+from adapters.backend import Backend
 from adapters.prompting import with_format
 from adapters.types import GenerateRequest, JsonObject, Message, TextPart, TokenCount
 from policies.history import Shortened, droppable, shorten, without
@@ -48,12 +48,12 @@ def surely(count: TokenCount) -> int:
 
 
 class Histories:
-    """`request` holds everything but the messages that a repair adds."""
+    """`request` holds everything but the messages that a repair adds; `upper` is its `estimate_tokens`' bound."""
 
-    def __init__(self, policy: History, request: GenerateRequest) -> None:
+    def __init__(self, policy: History, request: GenerateRequest, upper: int) -> None:
         self.policy = policy
         self._request = request
-        self._bound = estimate_tokens(request).upper + AROUND
+        self._bound = upper + AROUND
         self._fitted: dict[tuple[str, int], Shortened] = {}
         self._summaries: dict[int, Message] = {}
         """By the number of messages dropped: it is always the first ones that go."""

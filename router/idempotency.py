@@ -128,6 +128,11 @@ class Idempotency:
         owned = (idempotency.c.id == request.id, idempotency.c.request_id == request_id)
         await self._database.write(lambda connection: connection.execute(delete(idempotency).where(*owned)))
 
+    async def erase(self, tenant: str, request_id: str) -> None:
+        """Forget what a request answered: its client deleted that. The key is free again."""
+        owned = (idempotency.c.tenant == tenant, idempotency.c.request_id == request_id, idempotency.c.done)
+        await self._database.write(lambda connection: connection.execute(delete(idempotency).where(*owned)))
+
     async def sweep(self) -> None:
         """Delete some of what has expired. A record that still runs stays for as long as its worker lives."""
         over = idempotency.c.done | idempotency.c.worker.not_in(select(workers.c.id))

@@ -29,13 +29,14 @@ def usable_id(value: object) -> bool:
 
 
 def packed(seal: Seal, value: object, place: str) -> bytes:
-    return seal.keep(zlib.compress(msgspec.msgpack.encode(value)), place)
+    """As JSON: what clients and providers sent was that, with numbers larger than MessagePack has."""
+    return seal.keep(zlib.compress(msgspec.json.encode(value)), place)
 
 
 def opened(seal: Seal, content: bytes, place: str, kind: type[T]) -> T | None:
     """What was packed; None where it does not open: the service's secret is another one now."""
     plain = seal.kept(content, place)
-    return None if plain is None else msgspec.msgpack.decode(zlib.decompress(plain), type=kind)
+    return None if plain is None else msgspec.json.decode(zlib.decompress(plain), type=kind)
 
 
 def page(connection: Connection, query: Select[Any], table: Table, order: tuple[str, str], wanted: PageRequest, kind: str) -> tuple[list[Any], bool]:

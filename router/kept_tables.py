@@ -16,7 +16,7 @@ idempotency = Table(
     Column("tenant", String(64), nullable=False),
     Column("fingerprint", String(64), nullable=False),
     Column("worker", String(40), nullable=False),
-    Column("request_id", String(64), nullable=False),
+    Column("request_id", String(64), nullable=False, index=True),
     Column("done", Boolean, nullable=False),
     Column("answer", LargeBinary),
     Column("created_at", Double, nullable=False),

@@ -22,7 +22,7 @@ from adapters.types import (
     UsageReported,
 )
 from policies.moderation import ArgumentsModerator, Match, Moderator, Released, RuleSet, moderate
-from router.moderating_items import moderate_item
+from router.moderating_items import Family, moderate_item
 
 _Stream = tuple[str, int, int]
 
@@ -41,6 +41,8 @@ class Moderation:
         self.blocked = False
         self._in_reasoning: list[Match] = []
         self._in_items: list[Match] = []
+        self._items: dict[tuple[int, str, str], dict[Family, str]] = {}
+        """By choice, provider and type: how the items so far ended."""
 
     async def stage(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
         """Pass events on with their text moderated. At a blocking match: the choices' `Finished` with `content_filter`, and the end."""
@@ -117,6 +119,8 @@ class Moderation:
 
     def counts(self) -> dict[str, int]:
         """How often each rule matched. An item may repeat the reasoning before it: of the two, the one with more matches counts."""
+        if not (self.matches or self._in_reasoning or self._in_items):
+            return {}
         counts = Counter(match.rule for match in self.matches)
         counts.update(Counter(match.rule for match in self._in_reasoning) | Counter(match.rule for match in self._in_items))
         return dict(counts)
@@ -138,7 +142,8 @@ class Moderation:
         """The item with what a client may see of it. A match to block in it blocks the answer."""
         if not self.active:
             return event
-        judged = moderate_item(self.rules, event.item)
+        kind = (event.choice, event.provider, str(event.item.get("type", "")))
+        judged = moderate_item(self.rules, event.item, self._items.setdefault(kind, {}))
         self._in_items += judged.matches
         self.blocked = self.blocked or judged.blocked
         return event if judged.shown is None else msgspec.structs.replace(event, shown=judged.shown)

@@ -8,12 +8,20 @@ is judged whole. The item itself stays as it is: it goes back to its provider se
 from __future__ import annotations
 
 from itertools import groupby
+from typing import TypeAlias
 
 from msgspec import Struct
 
 from adapters.opaque import Leaf, leaves, rebuilt
 from adapters.types import JsonObject
 from policies.moderation import ArgumentsModerator, Match, Moderator, RuleSet
+
+
+Family: TypeAlias = tuple[str, ...]
+"""A place in an item's shape, whichever element of a list it is in."""
+
+REMEMBERED = 2_048
+"""Characters of an earlier item's text: more than any rule's match needs to be known by what follows."""
 
 
 class ModeratedItem(Struct, frozen=True):
@@ -24,13 +32,22 @@ class ModeratedItem(Struct, frozen=True):
     blocked: bool
 
 
-def moderate_item(rules: RuleSet, item: JsonObject) -> ModeratedItem:
-    """The item as a client may see it. Blocked: nothing of it may be seen."""
+def moderate_item(rules: RuleSet, item: JsonObject, before: dict[Family, str] | None = None) -> ModeratedItem:
+    """The item as a client may see it. Blocked: nothing of it may be seen.
+
+    `before` is how the earlier items of the answer ended, where they are of the same kind: what began there and goes on here is taken out here. The item
+    is added to it.
+    """
     found = leaves(item)
+    earlier = {} if before is None else before
     matches: list[Match] = []
     strings = [leaf for leaf in found if leaf.is_string]
     for _, group in groupby(sorted(strings, key=_family), key=_family):
         pieces = list(group)
+        family = _family(pieces[0])
+        if ending := earlier.get(family):
+            pieces.insert(0, Leaf((), ending))
+        earlier[family] = "".join(piece.was for piece in pieces)[-REMEMBERED:]
         if len(pieces) > 1 and not _join(rules, pieces, matches):
             return ModeratedItem(None, tuple(matches), True)
     for leaf in found:
@@ -50,7 +67,7 @@ def _judged(rules: RuleSet, text: str, matches: list[Match]) -> tuple[str, bool]
     return first.text + last.text, last.blocked
 
 
-def _family(leaf: Leaf) -> tuple[str, ...]:
+def _family(leaf: Leaf) -> Family:
     """The same for the strings of one list, whatever objects they stand in there. (Keys are families of their own.)"""
     return tuple("" if isinstance(step, int) and step >= 0 else str(step) for step in leaf.path)
 

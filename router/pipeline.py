@@ -21,7 +21,7 @@ from contextlib import aclosing
 import msgspec
 import structlog
 
-from adapters.backend import Backend, DataClass, estimate_tokens
+from adapters.backend import Backend, DataClass, estimate_tokens, may_be_spoken
 from adapters.cost import picodollars, upper_bound, usd_float
 from adapters.output_limits import LONGEST_OUTPUT_TOKENS, default_output_tokens
 from adapters.prompting import with_format
@@ -43,7 +43,7 @@ from router.history import Histories
 from router.http.errors import ApiError
 from router.moderating import Moderation
 from router.policy_in_force import ActivePolicy
-from router.settlement import AttemptPlan, Caps, Purpose
+from router.settlement import AttemptPlan, Caps, Purpose, Settlement
 from router.structured import StructuredAnswer, may_stream, required_format
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.wire.call import Call
@@ -89,7 +89,8 @@ class Exchange:
         """
         call, policy = self.call, self.active.policy
         counting_once()
-        refusal = check_input(call.request, policy.file.input, estimate_tokens(call.request).n)
+        counted = estimate_tokens(call.request)
+        refusal = check_input(call.request, policy.file.input, counted.n)
         if refusal is not None:
             raise ApiError(refusal.status, refusal.code, f"{refusal.message}.", param=refusal.param)
         self._form = required_format(call.request)
@@ -98,14 +99,17 @@ class Exchange:
         self._request = msgspec.structs.replace(
             call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition(), whole=not call.stream
         )
+        if self.passages:
+            counted = estimate_tokens(self._request)
         self.features = extract(
             self._request,
             self.principal,
             data_class=self.data_class,
-            input_tokens=estimate_tokens(self._request).n,
+            input_tokens=counted.n,
             max_cost_usd=call.hints.max_cost_usd,
+            complexity=with_budget or call.hints.explain or policy.asks_complexity,
         )
-        self._histories = Histories(policy.history(self.principal.tenant), self._request)
+        self._histories = Histories(policy.history(self.principal.tenant), self._request, counted.upper)
         self._input_tokens = self._histories.input_tokens(self.active.backends.values())
         remaining = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if with_budget else None
         return self.decide(remaining)
@@ -175,7 +179,7 @@ class Exchange:
         finally:
             settling = self.gateway.background(self._settle(failure))
             if not isinstance(failure, asyncio.CancelledError | GeneratorExit):
-                await asyncio.shield(settling)
+                await self.gateway.booked(settling)
 
     def make_attempt(self, step: Step, body: str, purpose: Purpose = "answer") -> Attempt:
         """`body` tells this request's different bodies apart: a provider sees one idempotency key for a body and its retries."""
@@ -210,7 +214,7 @@ class Exchange:
             price=price,
             input_bound=bound,
             output_bound=output,
-            amount=upper_bound(bound, output, price),
+            amount=upper_bound(bound, output, price, spoken=may_be_spoken(request)),
             rule=self.rule,
             started_at=time.time(),
         )
@@ -229,7 +233,7 @@ class Exchange:
             return
         began, summariser = time.perf_counter(), self.active.backends[by]
         request, plan = self._bounded(by, summariser, summary_request(dropped, summariser, self._request.partition))
-        most, both = self.features.max_cost_usd, usd_float(plan.amount + self._plan(name, backend, added)[1].amount)
+        most, both = self.features.max_cost_usd, usd_float(self._bookings.spent() + plan.amount + self._plan(name, backend, added)[1].amount)
         attempt = Attempt(summariser, request, msgspec.structs.replace(plan, purpose="history"), Moderation(UNMODERATED))
         self._no_summary = True  # until there is one: a request asks for none a second time
         allowed = permitted(self.active.policy, needs_nothing(self.features), self.state(), by) and (most is None or both <= most)
@@ -256,18 +260,21 @@ class Exchange:
         """Close the books. Waits for a reservation that is still being made, so that none is ever left open."""
         try:
             await self._attempts.stopped()
-            settlements = await self._bookings.close(failure)
-            if self.attempt is None or (settlement := settlements.get(self.attempt.plan.purpose)) is None:
-                return
-            self.usage = settlement.usage
-            if failure is not None:
-                self.outcome = "cancelled" if isinstance(failure, asyncio.CancelledError | GeneratorExit) else settlement.outcome
-            try:
-                self._observe(settlement.outcome)
-            except Exception:  # a figure that cannot be counted is no reason to fail an answer
-                log.exception("metrics_failed", request_id=self.request_id)
+            await self._bookings.close(failure, lambda settlements: self._ended(failure, settlements))
         finally:
             self.gateway.policy.release(self.active)
+
+    def _ended(self, failure: BaseException | None, settlements: Mapping[Purpose, Settlement]) -> None:
+        """What the answer says of itself, from what is about to be booked."""
+        if self.attempt is None or (settlement := settlements.get(self.attempt.plan.purpose)) is None:
+            return
+        self.usage = settlement.usage
+        if failure is not None:
+            self.outcome = "cancelled" if isinstance(failure, asyncio.CancelledError | GeneratorExit) else settlement.outcome
+        try:
+            self._observe(settlement.outcome)
+        except Exception:  # a figure that cannot be counted is no reason to fail an answer
+            log.exception("metrics_failed", request_id=self.request_id)
 
     def _observe(self, outcome: str) -> None:
         for rule, count in self.moderation.counts().items():

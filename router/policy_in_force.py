@@ -69,8 +69,6 @@ class ActivePolicy:
             for name, configured in policy.backends.items()
         }
         self.embedders: dict[str, TextEmbedder] = {name: create_embedder(name, each.spec, context.environ) for name, each in policy.embedders.items()}
-        for name in self.backends:
-            circuit(name, self.circuit(name))
         self._looked: dict[str, BackendHealth] = {}
         self.users = 0
         self.retired = False
@@ -197,7 +195,7 @@ class PolicyHolder:
             return
         try:
             policy = load_policy(version.text, self._source, price_of=known_price)
-            active = ActivePolicy(policy, version, self._context, self._settings.home, self._circuit, self._current)
+            active = ActivePolicy(policy, version, self._context, self._settings.home, self._turned, self._current)
         except Exception:
             failed, pause, _ = self._failed
             pause = min(2 * pause, LONGEST_PAUSE_S) if failed == version.version else 2 * REFRESH_S
@@ -206,9 +204,16 @@ class PolicyHolder:
         await active.check_health()
         old, self._current = self._current, active
         log.info("policy_active", version=version.version, hash=version.hash[:12])
+        for name in {*active.backends, *(old.backends if old is not None else ())}:
+            self._turned(name)
         if old is not None:
             old.retired = True
             self._close_if_unused(old)
+
+    def _turned(self, name: str, _circuit: Circuit | None = None) -> None:
+        """Tell the state of a backend's circuit as the policy in force has it: an earlier version's may be another one, and is still at work."""
+        if self._current is not None:
+            self._circuit(name, self._current.circuit(name))
 
     def _close_if_unused(self, active: ActivePolicy) -> None:
         if active.retired and active.users == 0:

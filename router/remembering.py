@@ -65,7 +65,7 @@ class RememberedParts:
     def _row(self, tenant: str, choice: CollectedChoice) -> dict[str, object]:
         parts = tuple(ProviderPart(item.provider, item.item) for item in choice.items)
         place = _place(tenant, choice.tool_calls[0].id)
-        content = self._sealer.of(tenant).keep(msgspec.msgpack.encode(Remembered(choice.tool_calls, parts)), place)
+        content = self._sealer.of(tenant).keep(msgspec.json.encode(Remembered(choice.tool_calls, parts)), place)
         return {"id": place, "tenant": tenant, "content": content, "expires_at": self._clock() + self._keep_s}
 
     async def recall(self, tenant: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -83,7 +83,7 @@ class RememberedParts:
         rows = await self._database.read(lambda connection: connection.execute(query, {"places": places}).all())
         seal = self._sealer.of(tenant)
         opened = {row.id: seal.kept(row.content, row.id) for row in rows}
-        return {place: msgspec.msgpack.decode(content, type=Remembered) for place, content in opened.items() if content is not None}
+        return {place: msgspec.json.decode(content, type=Remembered) for place, content in opened.items() if content is not None}
 
     async def sweep(self) -> None:
         """Delete some of what has expired."""

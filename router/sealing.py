@@ -55,7 +55,7 @@ class Seal:
     def close(self, *parts: ProviderPart) -> str:
         """A token of printable ASCII for some parts."""
         nonce = os.urandom(12)
-        packed = zlib.compress(msgspec.msgpack.encode(parts))
+        packed = zlib.compress(msgspec.json.encode(parts))  # a provider's JSON: numbers may be larger than MessagePack has
         return PREFIX + base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, packed, self._tenant)).decode().rstrip("=")
 
     def open(self, token: str) -> tuple[ProviderPart, ...] | None:
@@ -65,7 +65,7 @@ class Seal:
         try:
             sealed = base64.urlsafe_b64decode(token[len(PREFIX) :] + "===")
             packed = self._cipher.decrypt(sealed[:12], sealed[12:], self._tenant)
-            return msgspec.msgpack.decode(_unpacked(packed), type=tuple[ProviderPart, ...])
+            return msgspec.json.decode(_unpacked(packed), type=tuple[ProviderPart, ...])
         except (InvalidTag, ValueError, binascii.Error, zlib.error, msgspec.MsgspecError):
             return None
 

@@ -10,17 +10,20 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import uvicorn
 
 from config.database import Database, open_database
-from config.settings import load_settings
+from config.settings import Settings, load_settings
 from router import auth, policy_store
 from router.app import create_app
 from router.backends import load_kinds
@@ -62,8 +65,7 @@ async def serving(
     source.write_text(policy)
     settings = load_settings({"HEADGATE_HOME": str(home)}, policy, str(source))
     load_kinds(settings)
-    database = open_database(database_url or settings.database)
-    await asyncio.to_thread(migrate_state, database)
+    database = await asyncio.to_thread(_opened, settings, database_url)
     keys: dict[str, str] = {}
 
     def prepare(connection: Any) -> None:
@@ -87,11 +89,10 @@ async def serving(
         environ=environ or {},
     )
 
-    async def open_gateway() -> Gateway:
-        return gateway
-
-    app = create_app(open_gateway, max_body_bytes=settings.max_body_mb * 2**20)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2))
+    largest = settings.max_body_mb * 2**20
+    app = _idle[largest].pop() if _idle[largest] else _App(largest)
+    app.gateway = gateway
+    server = uvicorn.Server(uvicorn.Config(app.asgi, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2))
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     running = asyncio.create_task(server.serve())
     try:
@@ -103,6 +104,44 @@ async def serving(
     finally:
         server.should_exit = True
         await running
+        _idle[largest].append(app)
+
+
+class _App:
+    """The application, which takes longer to make than most tests: made once, and used again. `gateway` is that of the service that runs it."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.gateway: Gateway | None = None
+        self.asgi = create_app(self._open, max_body_bytes=max_body_bytes)
+
+    async def _open(self) -> Gateway:
+        assert self.gateway is not None
+        return self.gateway
+
+
+_idle: defaultdict[int, list[_App]] = defaultdict(list)
+"""Applications that no service runs, by the largest body they take."""
+
+
+def _opened(settings: Settings, database_url: str | None) -> Database:
+    """The database, migrated. A new SQLite file begins as a copy of one that was migrated before."""
+    path = settings.home / "headgate.db"
+    if database_url is None and settings.database_url is None and not path.exists():
+        path.write_bytes(_migrated())
+        return open_database(settings.database)
+    database = open_database(database_url or settings.database)
+    migrate_state(database)
+    return database
+
+
+@cache
+def _migrated() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "headgate.db"
+        database = open_database(f"sqlite:///{path}")
+        migrate_state(database)
+        database.close()
+        return path.read_bytes()
 
 
 @contextmanager
@@ -159,10 +198,22 @@ def _read(stream: IO[str], seconds: float) -> str:
     return os.read(stream.fileno(), 65536).decode() if ready else ""
 
 
+WITHOUT_MODELS = "import sys\nsys.modules.update(dict.fromkeys(('sentence_transformers', 'transformers', 'faiss')))\n"
+"""As a `sitecustomize` module: the base package without its extras, which takes a fifth of the CPU to start."""
+
+
 @contextmanager
-def served(home: Path, *arguments: str, ready_s: float = 60, **variables: str) -> Iterator[Serve]:
-    """Start `headgate serve --port 0`, wait until it is ready; SIGTERM at the end, unless it is gone by then."""
+def served(home: Path, *arguments: str, ready_s: float = 60, models: bool = True, **variables: str) -> Iterator[Serve]:
+    """Start `headgate serve --port 0`, wait until it is ready; SIGTERM at the end, unless it is gone by then.
+
+    `models=False` starts it as it is installed without the extras: workers only.
+    """
     home.mkdir(parents=True, exist_ok=True)
+    if not models:
+        base = home / "base"
+        base.mkdir(exist_ok=True)
+        (base / "sitecustomize.py").write_text(WITHOUT_MODELS)
+        variables["PYTHONPATH"] = f"{base}{os.pathsep}{ROOT}"
     errors = (home / "stderr.log").open("a")
     process = subprocess.Popen(
         [sys.executable, "-m", "router.cli", "serve", "--port", "0", *arguments],

@@ -70,6 +70,11 @@ class AnthropicBackend(RemoteBackend):
             from adapters.sender.sdk import anthropic_sender
 
             sender = anthropic_sender(Endpoint(url, key, spec.connect_s))
+        if "cache_ttl" in spec.pass_through and spec.price is None:
+            # The price book's rate is that of a cache of five minutes, and the provider's report is billed at one rate.
+            raise ValueError(
+                "`pass_through: [cache_ttl]` lets writes to an hour's cache out, which cost more: give the backend a `price` with their `cache_write`"
+            )
         self._traits: Traits = traits_of(spec.model or "")
         self._structured = spec.json_schema == "native" if spec.json_schema else self._traits.structured
         capabilities = msgspec.structs.replace(CAPABILITIES, json_schema="native" if self._structured else "prompted", json_object="prompted")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from adapters.anthropic.stream_wire import StreamEvent, WireBlock, WireDelta, WireMessage, WireStopDetails, WireUsage
-from adapters.errors import StreamBroken
+from adapters.anthropic.stream_wire import StreamEvent, WireBlock, WireDelta, WireMessage, WireOutputDetails, WireStopDetails, WireUsage
+from adapters.errors import ProviderFault, StreamBroken
 from adapters.faults import WireError, to_error, wire_failure
 from adapters.sse import SseEvent
 from adapters.types import (
@@ -55,24 +55,26 @@ _decode_any = msgspec.json.Decoder().decode
 _OURS = frozenset({"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"})
 
 
-def merged_usage(before: Usage, wire: WireUsage) -> Usage:
-    """Cumulative: what an event does not name stays. Anthropic's input excludes cached tokens, Headgate's includes them.
+def merged(before: WireUsage, wire: WireUsage) -> WireUsage:
+    """Figures are cumulative: what an event does not name stays."""
+    return msgspec.structs.replace(before, **{name: value for name, value in msgspec.structs.asdict(wire).items() if value is not None})
+
+
+def usage_of(wire: WireUsage) -> Usage:
+    """Anthropic's input excludes cached tokens, Headgate's includes them.
 
     A compaction of the context is billed and stands only in the list of iterations, so it is added.
     """
-    uncached = before.input_tokens - before.cache_read_input_tokens - before.cache_creation_input_tokens
-    read = before.cache_read_input_tokens if wire.cache_read_input_tokens is None else wire.cache_read_input_tokens
-    written = before.cache_creation_input_tokens if wire.cache_creation_input_tokens is None else wire.cache_creation_input_tokens
-    details = wire.output_tokens_details
     compactions = [each for each in wire.iterations or () if each.type == "compaction"]
-    read += sum(each.cache_read_input_tokens for each in compactions)
-    written += sum(each.cache_creation_input_tokens for each in compactions)
+    read = (wire.cache_read_input_tokens or 0) + sum(each.cache_read_input_tokens for each in compactions)
+    written = (wire.cache_creation_input_tokens or 0) + sum(each.cache_creation_input_tokens for each in compactions)
+    details = wire.output_tokens_details or WireOutputDetails()
     return Usage(
-        input_tokens=(uncached if wire.input_tokens is None else wire.input_tokens) + read + written + sum(each.input_tokens for each in compactions),
-        output_tokens=(before.output_tokens if wire.output_tokens is None else wire.output_tokens) + sum(each.output_tokens for each in compactions),
+        input_tokens=(wire.input_tokens or 0) + read + written + sum(each.input_tokens for each in compactions),
+        output_tokens=(wire.output_tokens or 0) + sum(each.output_tokens for each in compactions),
         cache_read_input_tokens=read,
         cache_creation_input_tokens=written,
-        reasoning_output_tokens=before.reasoning_output_tokens if details is None else details.thinking_tokens or 0,
+        reasoning_output_tokens=details.thinking_tokens or 0,
     )
 
 
@@ -99,6 +101,7 @@ class MessageDecoder:
         self.service_tier: str | None = None
         self._request_id = request_id
         self._native = native
+        self._counted = WireUsage()
         self._usage = Usage()
         self._figures: JsonObject = {}
         self._open: dict[int, _Open] = {}
@@ -122,6 +125,7 @@ class MessageDecoder:
                 return self._end(delta.stop_reason, delta.stop_sequence, details, said.usage)
             case "message_stop":
                 self.done = True
+                return [event for index in sorted(self._open) for event in self._stop(index)]
             case "error":
                 raise to_error(wire_failure(said.error or WireError(), request_id=self._request_id))
             case _:
@@ -157,7 +161,8 @@ class MessageDecoder:
         usage = _decode_usage(raw)
         if usage is None:
             return False
-        self._usage = merged_usage(self._usage, usage)
+        self._counted = merged(self._counted, usage)
+        self._usage = usage_of(self._counted)
         self.service_tier = usage.service_tier or self.service_tier
         if self._native:
             self._figures |= {name: value for name, value in _decode_any(raw).items() if name not in _OURS and value is not None}
@@ -179,18 +184,21 @@ class MessageDecoder:
 
     def _start(self, index: int, raw: bytes) -> list[Event]:
         shown = _decode_block(raw)
+        events: list[Event] = self._stop(index)  # where the one before it was not said to end
         block = self._open[index] = _Open(raw, shown)
         if block.kind == "tool_use":
             block.call = self._calls
             self._calls += 1
-            events: list[Event] = [] if (fields := _call_fields(shown)) is None else [fields]
+            events += [] if (fields := _call_fields(shown)) is None else [fields]
             return [*events, ToolCallDelta(block.call, id=shown.id, name=shown.name)]
-        return [TextDelta(shown.text)] if shown.text else []
+        return [*events, TextDelta(shown.text)] if shown.text else events
 
     def _delta(self, said: StreamEvent) -> list[Event]:
         delta, block = said.delta, self._open.get(said.index)
-        if delta is None or block is None:
+        if delta is None:
             return []
+        if block is None:
+            raise ProviderFault("the provider sent a piece of a block that had not begun", provider_request_id=self._request_id)
         if delta.text is not None:
             return [TextDelta(delta.text)] if delta.text else []
         if delta.partial_json is not None:
@@ -252,13 +260,17 @@ def _item(block: _Open) -> JsonObject:
     """The block as it must be sent back: whole, with what came in pieces."""
     item = decode_json_object(block.raw)
     if block.thinking or block.signature:
-        item["thinking"] = item.get("thinking", "") + "".join(block.thinking)
-        item["signature"] = item.get("signature", "") + "".join(block.signature)
+        item["thinking"] = _text(item.get("thinking")) + "".join(block.thinking)
+        item["signature"] = _text(item.get("signature")) + "".join(block.signature)
     if block.content:
-        item["content"] = (item.get("content") or "") + "".join(block.content)
+        item["content"] = _text(item.get("content")) + "".join(block.content)
     if block.json:
         item["input"] = _input("".join(block.json))
     return item
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _input(text: str) -> JsonObject:

@@ -115,9 +115,9 @@ class RemoteEmbedder(abc.ABC):
             attempt.called = True
             body = await self._post(self.sender, call, attempt)
             answer = self.decode(body)
-            if len(answer.vectors) != len(request.texts) or len(set(map(len, answer.vectors))) > 1:
-                raise ProviderFault(f"the provider answered {len(request.texts)} texts with {len(answer.vectors)} vectors, or vectors of different lengths")
-            attempt.usage = answer.usage or attempt.usage
+            if answer.usage is not None and answer.usage.total_tokens:  # a count of nothing is no count
+                attempt.usage = answer.usage
+            _check(request, answer.vectors)
             attempt.model = answer.model or self.model
             return Embedded(answer.vectors, attempt.usage, attempt.model)
         except BackendError as error:
@@ -146,6 +146,17 @@ class RemoteEmbedder(abc.ABC):
             attempt.usage = Usage(source="estimated")
             raise _refusal(response, body, attempt.provider_request_id)
         return body
+
+
+def _check(request: EmbedRequest, vectors: tuple[bytes, ...]) -> None:
+    """A vector of numbers for every text, all as long as was asked for."""
+    if len(vectors) != len(request.texts) or len(set(map(len, vectors))) > 1:
+        raise ProviderFault(f"the provider answered {len(request.texts)} texts with {len(vectors)} vectors, or vectors of different lengths")
+    numbers = len(vectors[0]) // 4
+    if numbers == 0:
+        raise ProviderFault("the provider answered with vectors of no numbers")
+    if request.dimensions is not None and numbers != request.dimensions:
+        raise ProviderFault(f"the provider answered with vectors of {numbers} numbers, and {request.dimensions} were asked for")
 
 
 def _refusal(response: RawResponse, body: bytes, request_id: str | None) -> BackendError:

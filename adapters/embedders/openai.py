@@ -50,5 +50,8 @@ class OpenAIEmbedder(RemoteEmbedder):
         """Servers that do not know base64 answer numbers."""
         said = _decode(body)
         ordered = sorted(said.data, key=lambda each: each.index)
+        places = [each.index for each in ordered]
+        if places != list(range(len(places))) and any(places):  # a server that counts none says 0 everywhere
+            raise ValueError("an embedding's place is missing or taken twice")
         vectors = tuple(from_base64(each.embedding) if isinstance(each.embedding, str) else packed(each.embedding) for each in ordered)
         return Answer(vectors, None if said.usage is None else Usage(input_tokens=said.usage.prompt_tokens), said.model)

@@ -79,6 +79,7 @@ class WireUsage(Struct, frozen=True, rename="camel"):
     cached_content_token_count: int = 0
     prompt_tokens_details: list[_ModalityTokens] | None = None
     candidates_tokens_details: list[_ModalityTokens] | None = None
+    cache_tokens_details: list[_ModalityTokens] | None = None
     service_tier: str | None = None
 
 
@@ -109,6 +110,7 @@ def usage_of(wire: WireUsage) -> Usage:
         reasoning_output_tokens=wire.thoughts_token_count,
         audio_input_tokens=_audio(wire.prompt_tokens_details),
         audio_output_tokens=_audio(wire.candidates_tokens_details),
+        audio_cache_read_input_tokens=_audio(wire.cache_tokens_details),
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from adapters.backend import BackendContext
 from adapters.errors import UnsupportedFeature
-from adapters.openai.chat_messages import REFERENCES, RESULT_MEDIA_TOKENS, Server, held_by_the_provider, wire_messages
+from adapters.openai.chat_messages import REFERENCES, RESULT_MEDIA_TOKENS, THOUGHTS, Server, held_by_the_provider, wire_messages
 from adapters.openai.chat_stream import PROVIDER, ChatDecoder
 from adapters.openai.formats import json_support
 from adapters.openai.spec import OpenAISpec, connect
@@ -64,11 +64,12 @@ _EFFORT_OF_BUDGET = ((4_608, "low"), (16_384, "medium"))
 
 class OpenAIBackend(RemoteBackend):
     provider = "openai"
-    opaque = (PROVIDER,)
 
     def __init__(self, name: str, spec: OpenAISpec, context: BackendContext) -> None:
         connection = connect(spec, context)
         self._official = connection.official
+        self._word = connection.word(PROVIDER)
+        self.opaque = (PROVIDER,) if self._official else (PROVIDER, self._word)
         reasons = not (self._official and (spec.model or "").startswith(_NEVER_REASON))
         # Images are read almost everywhere, files and speech hardly anywhere but at OpenAI itself.
         files, audio = (self._official or kind in spec.pass_through for kind in ("file", "input_audio"))
@@ -79,9 +80,10 @@ class OpenAIBackend(RemoteBackend):
         self._limit = spec.max_output_tokens
         self._withheld = NOT_SENT - set(spec.pass_through)
         self._references = frozenset(REFERENCES) & frozenset(spec.pass_through)
+        self._thoughts = THOUGHTS & frozenset(spec.pass_through)
 
     def decoder(self, request: GenerateRequest, request_id: str | None) -> ChatDecoder:
-        return ChatDecoder(request.n, request_id)
+        return ChatDecoder(request.n, request_id, self._word)
 
     def encode(self, request: GenerateRequest) -> WireCall:
         server = self._server(request)
@@ -127,14 +129,21 @@ class OpenAIBackend(RemoteBackend):
             if message.role == "tool" and any(isinstance(part, ImagePart | FilePart | AudioPart) for part in message.parts):
                 size += 4 * RESULT_MEDIA_TOKENS + len((message.tool_call_id or "").encode())
             for part in message.parts:
-                if isinstance(part, ProviderPart) and part.provider == PROVIDER and held_by_the_provider(part.item):
+                if isinstance(part, ProviderPart) and part.provider in self.opaque and held_by_the_provider(part.item):
                     size += self.capabilities.context_window or WINDOW
         return TokenCount(n=counted.n + size // 4, upper=counted.upper + size)
 
     def _server(self, request: GenerateRequest) -> Server:
         # The responses dialect marks what may be cached in the same words.
         cached = request.dialect in ("openai.chat", "openai.responses")
-        return Server(official=self._official, verbatim=_verbatim(request), cached=cached, references=self._references)
+        return Server(
+            official=self._official,
+            verbatim=_verbatim(request),
+            cached=cached,
+            references=self._references,
+            thoughts=self._thoughts,
+            word=self._word,
+        )
 
     def _extra(self, request: GenerateRequest) -> JsonObject:
         """The unknown fields that are sent: those of another dialect mean something else here, or nothing."""
@@ -154,6 +163,8 @@ class OpenAIBackend(RemoteBackend):
     def _ignored(self, request: GenerateRequest, server: Server) -> tuple[str, ...]:
         verbatim = server.verbatim
         ignored = [name for name in request.extra if not verbatim or name in self._withheld]
+        if verbatim:
+            ignored += sorted({name for message in request.messages for name in message.extra.keys() & THOUGHTS} - self._thoughts)
         if request.top_k is not None and self._official:
             ignored.append("top_k")
         reasoning = request.reasoning

@@ -14,8 +14,8 @@ from adapters.types import AudioPart, FilePart, ImagePart, JsonObject, Message, 
 REFERENCES = ("file_id", "audio")
 """Content that the provider itself keeps: nobody here knows how long it is, nor whose it was."""
 
-NOT_OPENAIS = frozenset({"reasoning_content", "reasoning"})
-"""Fields of an earlier answer that clients send back with it. Servers that think aloud want them; OpenAI itself refuses them."""
+THOUGHTS = frozenset({"reasoning_content", "reasoning"})
+"""Fields of an earlier answer that clients send back with it: maybe another provider's thoughts. Only a server that is said to want them gets them."""
 
 ONLY_SAID = frozenset({"annotations"})
 """Fields that an answer has and no request: clients send them back, nobody wants them."""
@@ -28,13 +28,16 @@ RESULT_MEDIA_TOKENS = 40
 class Server(Struct, frozen=True):
     """Who is spoken to. `official`: OpenAI itself. `verbatim`: the request came in this dialect, so what stood beside its parts goes out again.
 
-    `cached`: marks for prompt caching are in OpenAI's words. `references`: those of `REFERENCES` that this server may be sent.
+    `cached`: marks for prompt caching are in OpenAI's words. `references`: those of `REFERENCES` that this server may be sent, `thoughts` those of
+    `THOUGHTS`. `word`: whose opaque parts are this server's own.
     """
 
     official: bool
     verbatim: bool
     cached: bool
     references: frozenset[str]
+    thoughts: frozenset[str] = frozenset()
+    word: str = PROVIDER
 
 
 def wire_messages(messages: Sequence[Message], server: Server) -> list[JsonObject]:
@@ -80,7 +83,7 @@ def _message(message: Message, parts: Sequence[Part], server: Server) -> JsonObj
 def _beside(message: Message, server: Server) -> JsonObject:
     if not server.verbatim:
         return {}
-    left_out = ONLY_SAID | NOT_OPENAIS if server.official else ONLY_SAID
+    left_out = ONLY_SAID | (THOUGHTS - server.thoughts)
     return {name: value for name, value in message.extra.items() if name not in left_out}
 
 
@@ -93,7 +96,7 @@ def _say(wire: JsonObject, parts: Sequence[Part], server: Server) -> None:
             case ToolCallPart():
                 calls.append(_call(part, server))
             case ProviderPart():
-                if (item := own_item(part, PROVIDER)) is not None:
+                if (item := own_item(part, PROVIDER, server.word)) is not None:
                     _item(item, content, wire, server)
             case RefusalPart():
                 if not server.official:
@@ -105,7 +108,7 @@ def _say(wire: JsonObject, parts: Sequence[Part], server: Server) -> None:
             case TextPart() | ImagePart() | FilePart() | AudioPart():
                 content.append(_content_part(part, server))
     if not server.official:
-        _give_back(parts, calls, wire)
+        _give_back(parts, calls, wire, server.word)
     wire["content"] = _content(content, nothing=None if calls or "refusal" in wire or "audio" in wire else "")
     if calls:
         wire["tool_calls"] = calls
@@ -158,10 +161,10 @@ def _item(item: JsonObject, content: list[JsonObject], wire: JsonObject, server:
                 content.append(item)
 
 
-def _give_back(parts: Sequence[Part], calls: list[JsonObject], wire: JsonObject) -> None:
+def _give_back(parts: Sequence[Part], calls: list[JsonObject], wire: JsonObject, word: str) -> None:
     """`extra_content` to where it stood: a call, or the message. It is Gemini's, when it speaks this dialect; OpenAI knows no such field."""
     for part in parts:
-        if isinstance(part, ProviderPart) and part.provider == PROVIDER and "extra_content" in part.item:
+        if isinstance(part, ProviderPart) and part.provider == word and "extra_content" in part.item:
             where = part.item.get("toolCallId")
             for place in [wire] if where is None else [call for call in calls if call["id"] == where]:
                 place["extra_content"] = part.item["extra_content"]

@@ -39,16 +39,21 @@ FINISH: dict[str, FinishReason] = {
 
 
 class ChatDecoder:
-    """Decodes one completion of `choices` choices. `Finished` comes last, after the usage that OpenAI sends behind it."""
+    """Decodes one completion of `choices` choices. `Finished` comes last, after the usage that OpenAI sends behind it.
 
-    def __init__(self, choices: int = 1, request_id: str | None = None) -> None:
+    `provider` is whose words its opaque parts are: another server's than OpenAI's are its own.
+    """
+
+    def __init__(self, choices: int = 1, request_id: str | None = None, provider: str = PROVIDER) -> None:
         self.done = False
+        self._provider = provider
         self.usage_final = False
         self.service_tier: str | None = None
         self._choices = choices
         self._request_id = request_id
         self._started = False
         self._reasons: dict[int, str] = {}
+        self._begun: set[int] = set()
         self._calls: dict[int, list[_SeenCall]] = {}
         self._audio: dict[int, list[Audio]] = {}
 
@@ -66,8 +71,7 @@ class ChatDecoder:
         return self._completion(completion)
 
     def finish(self) -> list[Event]:
-        missing = self._choices - len(self._reasons)
-        if missing > 0:
+        if len(self._reasons) < self._choices or self._begun - self._reasons.keys():
             raise StreamBroken("the stream ended before its answer was finished", provider_request_id=self._request_id)
         return [Finished(FINISH.get(reason, "stop"), choice=index, provider_reason=reason) for index, reason in sorted(self._reasons.items())]
 
@@ -82,16 +86,19 @@ class ChatDecoder:
         if said.service_tier is not None:
             self.service_tier = said.service_tier
         for choice in said.choices or ():
+            told = len(events)
             if choice.delta is not None:
                 self._message(choice, choice.delta, events, whole=False)
             elif choice.message is not None:
                 self._message(choice, choice.message, events, whole=True)
+            if len(events) > told:
+                self._begun.add(choice.index)
             if choice.finish_reason:
                 self._reasons[choice.index] = choice.finish_reason
                 if spoken := self._audio.pop(choice.index, None):
-                    events.append(ProviderItem(PROVIDER, {"audio": _spoken(spoken)}, choice.index))
+                    events.append(ProviderItem(self._provider, {"audio": _spoken(spoken)}, choice.index))
         if said.moderation is not None:
-            events.append(ProviderItem(PROVIDER, {"moderation": said.moderation}))
+            events.append(ProviderItem(self._provider, {"moderation": said.moderation}))
         if said.usage is not None:
             self.usage_final = len(self._reasons) >= self._choices
             events.append(UsageReported(usage_of(said.usage)))
@@ -116,9 +123,9 @@ class ChatDecoder:
             # In a whole answer each is a call of its own; servers may give no index, or one id to all.
             self._call(index, call, place if whole else call.index or 0, events, new=whole)
         if said.annotations:
-            events.append(ProviderItem(PROVIDER, {"annotations": said.annotations}, index))
+            events.append(ProviderItem(self._provider, {"annotations": said.annotations}, index))
         if said.extra_content:
-            events.append(ProviderItem(PROVIDER, {"extra_content": said.extra_content}, index))
+            events.append(ProviderItem(self._provider, {"extra_content": said.extra_content}, index))
         if said.audio is not None:
             self._audio.setdefault(index, []).append(said.audio)
 
@@ -134,7 +141,7 @@ class ChatDecoder:
         calls.append(_SeenCall(wire_index, wire.id or ""))
         events.append(ToolCallDelta(len(calls) - 1, id=identity, name=wire.name, arguments=wire.arguments, choice=choice))
         if wire.extra_content:
-            events.append(ProviderItem(PROVIDER, {"extra_content": wire.extra_content, "toolCallId": identity}, choice))
+            events.append(ProviderItem(self._provider, {"extra_content": wire.extra_content, "toolCallId": identity}, choice))
 
 
 class _SeenCall(Struct, frozen=True, gc=False):

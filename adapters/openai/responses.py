@@ -12,7 +12,7 @@ import msgspec
 from adapters.backend import BackendContext
 from adapters.errors import UnsupportedFeature
 from adapters.openai.formats import json_support
-from adapters.openai.responses_items import INSTRUCTIONS, Target, held_by_the_provider, input_items
+from adapters.openai.responses_items import INSTRUCTIONS, PROVIDER, Target, held_by_the_provider, input_items
 from adapters.openai.responses_stream import ResponsesDecoder
 from adapters.openai.spec import OpenAISpec, connect
 from adapters.remote import RemoteBackend, WireCall
@@ -53,20 +53,21 @@ _NOT_REASONING = ("gpt-3", "gpt-4", "chatgpt-4", "gpt-5-chat", "ft:gpt-3", "ft:g
 
 class OpenAIResponsesBackend(RemoteBackend):
     provider = "openai"
-    opaque = ("openai", "openai.chat")
     api = "responses"
 
     def __init__(self, name: str, spec: OpenAISpec, context: BackendContext) -> None:
         connection = connect(spec, context)
         schemas, objects = json_support(spec.model or "", official=connection.official, configured=spec.json_schema)
         capabilities = msgspec.structs.replace(CAPABILITIES, json_schema=schemas, json_object=objects)
+        self._word = connection.word(PROVIDER)
+        self.opaque = tuple(dict.fromkeys((PROVIDER, "openai.chat", self._word)))
         super().__init__(name, spec, capabilities, connection.sender, connection.missing)
         self._official = connection.official
         self._limit = spec.max_output_tokens
         self._withheld = NOT_SENT - set(spec.pass_through)
 
     def decoder(self, request: GenerateRequest, request_id: str | None) -> ResponsesDecoder:
-        return ResponsesDecoder(request_id)
+        return ResponsesDecoder(request_id, self._word)
 
     def encode(self, request: GenerateRequest) -> WireCall:
         limit = request.max_output_tokens or self._limit
@@ -126,6 +127,7 @@ class OpenAIResponsesBackend(RemoteBackend):
             own=request.dialect == "openai.responses",
             cached=request.dialect != "anthropic.messages",
             references="file_id" not in self._withheld,
+            word=self._word,
         )
 
     def _extra(self, request: GenerateRequest) -> JsonObject:

@@ -31,7 +31,7 @@ from adapters.types import (
 )
 
 PROVIDER = "openai"
-"""Whose words this API's opaque parts and tools are."""
+"""Whose words this API's opaque parts and tools are. What another server made is `openai@` and that server."""
 
 INSTRUCTIONS = {"instructions": True}
 """`Message.extra` of a request's `instructions`: they hold for one request, and are no item of the conversation."""
@@ -41,13 +41,23 @@ class Target(Struct, frozen=True):
     """Who is asked. `official`: OpenAI itself, which keeps no answers for us, so that reasoning without its encrypted content means nothing to it.
 
     `own`: the request came in this dialect, so that its parts' `extra` are this API's words. `cached`: its cache marks are OpenAI's. `references`:
-    this server may be sent ids of files that the provider keeps, whose length and owner nobody here knows.
+    this server may be sent ids of files that the provider keeps, whose length and owner nobody here knows. `word`: whose opaque parts are its own.
     """
 
     official: bool
     own: bool
     cached: bool
     references: bool
+    word: str = PROVIDER
+
+    def item_of(self, part: ProviderPart) -> JsonObject | None:
+        """The item of a part that this server understands, None for one that is left out: its own, and what anybody can read of this dialect.
+
+        Raises `UnsupportedFeature` where the message means nothing without another's part.
+        """
+        if self.word != PROVIDER and part.provider == PROVIDER and is_sealed(part.item):
+            return own_item(part)
+        return own_item(part, PROVIDER, self.word)
 
 
 def is_note(item: JsonObject) -> bool:
@@ -61,6 +71,11 @@ def is_note(item: JsonObject) -> bool:
             return "name" not in item
         case _:
             return False
+
+
+def is_sealed(item: JsonObject) -> bool:
+    """Whether only the server that made an item can use it: thoughts, and what it encrypted."""
+    return item.get("type") == "reasoning" or "encrypted_content" in item
 
 
 def held_by_the_provider(item: JsonObject) -> bool:
@@ -170,6 +185,7 @@ class _Turn:
     """The items of one assistant message, in order."""
 
     def __init__(self, target: Target) -> None:
+        self._target = target
         self._own = target.own
         self._official = target.official
         self._items: list[JsonObject] = []
@@ -190,7 +206,8 @@ class _Turn:
     def _add(self, part: Part) -> None:
         match part:
             case TextPart():
-                self._content.append({"type": "output_text", "text": part.text, **(part.extra if self._own else {})})
+                if part.text or self._own:  # other dialects have an empty text beside calls
+                    self._content.append({"type": "output_text", "text": part.text, **(part.extra if self._own else {})})
             case RefusalPart():
                 self._content.append({"type": "refusal", "refusal": part.text})
             case ToolCallPart():
@@ -198,7 +215,7 @@ class _Turn:
                 noted = {**(part.extra if self._own else {}), **self._notes.pop(part.id, {})}
                 self._items.append({**noted, "type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.arguments})
             case ProviderPart():
-                if (item := own_item(part, PROVIDER)) is None:
+                if (item := self._target.item_of(part)) is None:
                     self._left_out = True
                 else:
                     self._opaque(item)

@@ -54,10 +54,14 @@ class _Item:
 
 
 class ResponsesDecoder:
-    """Decodes one response. A failed one raises from `finish`, after the usage that its event reported."""
+    """Decodes one response. A failed one raises from `finish`, after the usage that its event reported.
 
-    def __init__(self, request_id: str | None = None) -> None:
+    `provider` is whose words its opaque parts are: another server's than OpenAI's are its own.
+    """
+
+    def __init__(self, request_id: str | None = None, provider: str = PROVIDER) -> None:
         self.done = False
+        self._provider = provider
         self.usage_final = False
         self.service_tier: str | None = None
         self._request_id = request_id
@@ -125,7 +129,7 @@ class ResponsesDecoder:
                 beyond = {key: value for key, value in item.items() if key not in _MESSAGE_FIELDS and key != "id" and value is not None}
                 if beyond or self._in_text:  # a second message right behind the first
                     own_id = {"id": item["id"]} if "id" in item else {}
-                    events.append(ProviderItem(PROVIDER, {"type": "message", **own_id, **beyond}))
+                    events.append(ProviderItem(self._provider, {"type": "message", **own_id, **beyond}))
                 self._in_text = True
             case "function_call":
                 self._in_text = False
@@ -135,7 +139,7 @@ class ResponsesDecoder:
                 beyond = {key: value for key, value in item.items() if key not in _CALL_FIELDS and value is not None}
                 if beyond:
                     own_id = {"id": item["id"]} if "id" in item else {}
-                    events.append(ProviderItem(PROVIDER, {"type": "function_call", "call_id": call_id, **own_id, **beyond}))
+                    events.append(ProviderItem(self._provider, {"type": "function_call", "call_id": call_id, **own_id, **beyond}))
                 events.append(ToolCallDelta(known.call, id=call_id, name=str(item.get("name") or "")))
             case _:
                 self._in_text = False
@@ -144,6 +148,8 @@ class ResponsesDecoder:
     def _piece(self, said: WireEvent, kind: str, events: list[Event]) -> None:
         if isinstance(said.delta, str):
             item = self._items.setdefault(said.output_index, _Item())
+            if kind == "arguments" and item.call < 0:
+                return  # of a call that was never said to begin: it is told when its item comes whole
             self._tell(item, kind, said.delta, events, said.logprobs)
 
     def _tell(self, item: _Item, kind: str, text: str, events: list[Event], logprobs: Logprobs | None = None) -> None:
@@ -177,15 +183,17 @@ class ResponsesDecoder:
             case "message":
                 self._message(known, item, events)
             case "function_call":
+                if known.call < 0:
+                    raise ProviderFault("the provider's item ended as a call and had begun as something else", provider_request_id=self._request_id)
                 self._tell(known, "arguments", str(item.get("arguments") or "")[known.told.get("arguments", 0) :], events)
             case "reasoning":
                 if not ({"summary", "reasoning"} & known.told.keys()):
                     kind = "summary" if item.get("summary") else "reasoning"
                     self._tell(known, kind, "\n\n".join(_texts(item.get("summary")) or _texts(item.get("content"))), events)
                 if item.get("encrypted_content") or item.get("content"):
-                    events.append(ProviderItem(PROVIDER, item))
+                    events.append(ProviderItem(self._provider, item))
             case _:
-                events.append(ProviderItem(PROVIDER, item))
+                events.append(ProviderItem(self._provider, item))
 
     def _message(self, known: _Item, item: JsonObject, events: list[Event]) -> None:
         content = [part for part in item.get("content") or () if isinstance(part, dict)]
@@ -196,7 +204,7 @@ class ResponsesDecoder:
                 events.append(RefusalDelta(str(part.get("refusal") or "")))
         annotations = [note for part in content for note in part.get("annotations") or ()]
         if annotations:
-            events.append(ProviderItem(PROVIDER, {"type": "annotations", "annotations": annotations}))
+            events.append(ProviderItem(self._provider, {"type": "annotations", "annotations": annotations}))
 
     def _tell_whole(self, known: _Item, part: JsonObject, events: list[Event]) -> None:
         logprobs = msgspec.convert(part.get("logprobs") or [], Logprobs)

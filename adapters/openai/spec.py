@@ -13,6 +13,7 @@ from adapters.sender import Endpoint, Sender
 from adapters.types import JsonSupport
 
 OFFICIAL_URL = "https://api.openai.com/v1"
+OFFICIAL_HOST = "api.openai.com"
 KEY_ENV = "OPENAI_API_KEY"
 
 
@@ -31,11 +32,16 @@ class OpenAISpec(RemoteSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Connection(Struct, frozen=True):
-    """`sender` is None while something is `missing`; `official` says that it is OpenAI itself."""
+    """`sender` is None while something is `missing`; `official` says that it is OpenAI itself. `at` tells another server from all others."""
 
     sender: Sender | None
     missing: str
     official: bool
+    at: str
+
+    def word(self, provider: str) -> str:
+        """Whose word an opaque part of this server is, where `provider` is OpenAI's own: what one server sealed means nothing to another."""
+        return provider if self.official else f"{provider}@{self.at}"
 
 
 def connect(spec: OpenAISpec, context: BackendContext) -> Connection:
@@ -46,4 +52,9 @@ def connect(spec: OpenAISpec, context: BackendContext) -> Connection:
         from adapters.sender.sdk import openai_sender
 
         sender = openai_sender(Endpoint(url, key, spec.connect_s))
-    return Connection(sender, missing, urlsplit(url).hostname == urlsplit(OFFICIAL_URL).hostname)
+    place = urlsplit(url)
+    host = place.hostname or ""
+    # Its regions have hosts of their own: eu.api.openai.com.
+    official = host == OFFICIAL_HOST or host.endswith(f".{OFFICIAL_HOST}")
+    port = f":{place.port}" if place.port else ""
+    return Connection(sender, missing, official, f"{host}{port}{place.path.rstrip('/')}")

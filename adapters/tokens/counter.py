@@ -29,6 +29,9 @@ LEAST_RATIO, MOST_RATIO = 0.5, 2.0
 FIRST_STEPS = 10
 """Reports after which a new one moves the ratio by a tenth of the difference, no longer by its share of all."""
 
+EVERY = 8
+"""After those first ones, one report of so many is learned from: to count again for each would cost more than it tells."""
+
 LEAST_LEARNED, FULL_WEIGHT = 64, 500
 """Tokens of a request that says something about the text's ratio, and of one that says no more about what stands around the text."""
 
@@ -44,7 +47,12 @@ class TokenCounter:
         self.profile = profile
         self.ratio = 1.0
         self._reports = 0
-        load(profile.encoding)
+        self._seen = 0
+
+    def prepare(self) -> None:
+        """Load now what the first count would otherwise wait for."""
+        if self.profile.encoding != "estimated":
+            load(self.profile.encoding)
 
     def count(self, request: GenerateRequest) -> TokenCount:
         """The request's context must stand in its messages."""
@@ -54,6 +62,13 @@ class TokenCounter:
         if self.profile.exact:
             bound += measured.text_tokens - measured.text_bytes + (self.profile.hidden if request.tools else 0)
         return TokenCount(n=min(n, bound), upper=bound)
+
+    def wants_report(self) -> bool:
+        """Whether what the provider now reports is worth counting its request once more, for `learn`: never for an exact count."""
+        if self.profile.exact:
+            return False
+        self._seen += 1
+        return self._reports < FIRST_STEPS or self._seen % EVERY == 0
 
     def learn(self, counted: int, reported: int, request: GenerateRequest) -> None:
         """The provider reported so many input tokens for a request that was counted as `counted`. Not learned from: what no text tells, and an exact count."""

@@ -26,7 +26,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     `thinking` comes with a request that asks for it. `hidden` is what a request with tools may have beyond all that, for the upper bound.
     """
 
-    encoding: Encoding = "o200k_base"
+    encoding: Encoding = "estimated"
     exact: bool = False
     typescript: bool = False
     text: float = 1.0
@@ -50,11 +50,11 @@ _LATER_CLAUDE = re.compile(r"claude-(?:[a-z]+-(?:4-[7-9]|[5-9])|(?:fable|mythos)
 OTHER = Profile(text=1.1)
 """A server of which nothing is known but that it speaks OpenAI's API."""
 
-LLAMA = Profile(encoding="cl100k_base", base=1, message=5, tools=1.4, with_tools=90)
+LLAMA = Profile(base=1, message=5, tools=1.4, with_tools=90)
 """Llama 3's vocabulary is cl100k's with 28,000 words more; its template writes tools with indentation."""
 
-GEMINI = Profile(text=1.02, base=0, message=1, call=8, tool=0, tools=1.1, with_tools=0)
-CLAUDE = Profile(text=1.06, message=3, call=40, tool=14, tools=1.0, with_tools=0, schema=1.3, with_schema=110, thinking=29)
+GEMINI = Profile(text=1.02, base=0, message=1, call=8, tool=0, tools=1.0, with_tools=0)
+CLAUDE = Profile(text=1.1, message=3, call=40, tool=14, tools=1.0, with_tools=0, schema=1.3, with_schema=110, thinking=29)
 """What Anthropic's own prompt for tools adds, its adapter counts."""
 
 OLDER_GEMINI = msgspec.structs.replace(GEMINI, tools=0.4)

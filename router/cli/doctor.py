@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy import text
 from adapters.backend import BackendContext, create_backend
 from adapters.errors import BackendError
 from config.settings import hide_password
-from policies.load import PolicyError, load_policy
+from policies.load import Policy, PolicyError, load_policy
 from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
 from router.launch import Launch, open_state, socket_path
 from router.policy_in_force import known_price
@@ -130,4 +131,17 @@ async def _backends(launch: Launch) -> list[Finding]:
             reason = f"its circuit breaker is {running[name].replace('_', ' ')} in a worker of the server that runs here"
         findings.append(Finding(f"backend {name}", "ok" if well else "note", f"{configured.spec.kind} {backend.model}: {'ready' if well else reason}"))
         await backend.aclose()
+    return findings + await _embedders(policy, launch.environ())
+
+
+async def _embedders(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
+    from adapters.embedders import create_embedder
+
+    findings = []
+    for name, configured in policy.embedders.items():
+        embedder = create_embedder(name, configured.spec, environ)
+        health = embedder.health()
+        message = f"{configured.spec.kind} {embedder.model}: {'ready' if health.ready else health.reason}"
+        findings.append(Finding(f"embedder {name}", "ok" if health.ready else "note", message))
+        await embedder.aclose()
     return findings

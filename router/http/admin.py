@@ -14,6 +14,7 @@ from policies.access import may_grant
 from policies.load import PolicyError, load_policy
 from router import auth, policy_store, reports
 from router.backends import try_backends
+from router.embedding import candidates
 from router.http.context import HttpRequest, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
 from router.policy_in_force import known_price
@@ -265,7 +266,18 @@ async def get_backends(request: HttpRequest) -> dict[str, Any]:
                 "circuit": active.circuit(name),
             }
             for (name, backend), health in zip(active.backends.items(), active.health.values(), strict=True)
-        ]
+        ],
+        "embedders": [
+            {
+                "name": name,
+                "provider": each.embedder.provider,
+                "model": each.embedder.model,
+                "clearance": each.clearance,
+                "price": each.price,
+                "health": each.embedder.health(),
+            }
+            for name, each in candidates(gateway, active).items()
+        ],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import time
@@ -14,7 +15,7 @@ from litestar.types import Receive, Scope, Send
 from adapters.collect import Collector
 from adapters.errors import BackendError
 from adapters.types import Event
-from router.http.errors import ApiError, ErrorDetail
+from router.http.errors import FAILED, ApiError, ErrorDetail
 from router.http.memory import Memory
 from router.http.once import Ended, answer
 from router.http.sending import EventSender, send_whole
@@ -33,8 +34,6 @@ log = structlog.get_logger("headgate.chat")
 
 LONGEST_WAIT_S = 86_400
 """The longest `Retry-After` that a client is told: a day."""
-
-FAILED = ApiError(500, "internal_error", "The service failed; the request id says which log line.")
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
@@ -87,6 +86,10 @@ class AnswerResponse:
             except ApiError as error:
                 await self.refuse(error, send)
                 return Ended(False, error.detail, error.status)
+            except Exception:
+                log.exception("request_failed", request_id=self._id)
+                await self.refuse(FAILED, send)
+                return Ended(False, FAILED.detail, FAILED.status)
         exchange = Exchange(self._gateway, self._principal, self._call, self._id)
         self._gateway.metrics.active(1)
         ended: Ended | None = None
@@ -140,8 +143,7 @@ class AnswerResponse:
         for finish in exchange.finished:
             collector.add(finish)
         body = self._dialect.whole(self._opening(exchange), collector.result(), _ending(exchange))
-        if self._memory is not None:
-            await self._memory.keep(exchange, body, failed=False)
+        await self._keep(exchange, body, failed=False)
         await send_whole(send, 200, body, self._decision_headers(exchange))
 
     async def _stream(self, exchange: Exchange, send: Send) -> ApiError | None:
@@ -181,10 +183,18 @@ class AnswerResponse:
             last = self._failure(encoder, failure, exchange)
         finally:
             sender.stop()
-        if self._memory is not None:
-            await self._memory.keep(exchange, last, failed=failure is not None)
+        await self._keep(exchange, last, failed=failure is not None)
         await sender.end(last)
         return failure
+
+    async def _keep(self, exchange: Exchange, said: bytes, *, failed: bool) -> None:
+        """What was paid for is kept whole, also where the client leaves meanwhile; what cannot be kept holds up no answer."""
+        if self._memory is None:
+            return
+        try:
+            await asyncio.shield(self._gateway.background(self._memory.keep(exchange, said, failed=failed)))
+        except Exception:
+            log.exception("answer_not_kept", request_id=self._id)
 
     def _note(self, event: Event) -> None:
         if self._memory is not None:

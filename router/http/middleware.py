@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 from litestar.enums import ScopeType
@@ -10,6 +9,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.http.errors import ApiError
+from router.ids import fresh_id
 from router.wire.anthropic_errors import speaks_anthropic
 
 if TYPE_CHECKING:
@@ -24,20 +24,28 @@ def is_open(path: str) -> bool:
     return path == "/" or any(path == start or path.startswith(f"{start}/") for start in OPEN_PATHS)
 
 
+def id_headers(path: str, request_id: str) -> dict[str, str]:
+    """How an answer says its request's id. Anthropic's SDKs look for it under their own name."""
+    return dict.fromkeys(("x-request-id", "request-id") if speaks_anthropic(path) else ("x-request-id",), request_id)
+
+
 class RequestId(ASGIMiddleware):
-    """Gives every request an id of our own and answers it as `x-request-id`, on every status."""
+    """Gives every request an id of our own and answers it as `x-request-id`, on every status that a route answers.
+
+    What is refused before a route runs does not pass through `send` here: `router.app` names it there.
+    """
 
     scopes = (ScopeType.HTTP,)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        request_id = uuid.uuid4().hex
+        request_id = fresh_id()
         scope.setdefault("state", {})["request_id"] = request_id
-        # Anthropic's SDKs look for it under their own name.
-        names = (b"x-request-id", b"request-id") if speaks_anthropic(scope["path"]) else (b"x-request-id",)
+        headers = [(name.encode(), value.encode()) for name, value in id_headers(scope["path"], request_id).items()]
+        names = {name for name, _ in headers}
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((name, request_id.encode()) for name in names)]
+                message["headers"] = [*(header for header in message["headers"] if header[0] not in names), *headers]
             await send(message)
 
         await next_app(scope, receive, send_with_id)

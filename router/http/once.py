@@ -15,8 +15,9 @@ from litestar import Request
 from litestar.types import Message, Receive, Scope, Send
 from msgspec import Struct
 
+from router.gateway import SHUTTING_DOWN
 from router.http.connected import while_connected
-from router.http.errors import ApiError, ErrorDetail
+from router.http.errors import FAILED, ApiError, ErrorDetail
 from router.http.sending import EventSender
 from router.idempotency import Claim, KeptAnswer, Keyed, Mine, Mismatch, Running, keyed
 from router.insisting import insist
@@ -121,13 +122,21 @@ class Once:
                 log.info("replayed", request_id=self._id, tenant=self._request.tenant)
                 await client.replay(claim)
         except ApiError as error:
-            if client.opened:
-                await client.end(self._answering.broken(error.detail, error.status))
-            else:
-                client.rest()
-                await self._answering.refuse(error, client.send)
+            await self._refuse(error)
+        except Exception:  # the database does not take the claim, say: this too ends in the dialect's words, and no stream silently
+            if client.begun and not client.opened:  # half an answer went out: the connection ends without its end
+                raise
+            log.exception("request_failed", request_id=self._id)
+            await self._refuse(FAILED)
         finally:
             client.leave()
+
+    async def _refuse(self, error: ApiError) -> None:
+        if self._client.opened:
+            await self._client.end(self._answering.broken(error.detail, error.status))
+        else:
+            self._client.rest()
+            await self._answering.refuse(error, self._client.send)
 
     async def _step(self) -> Claim:
         """Claim the record; where it is this request's, run it to its end. Claim and run are one task: a record that is claimed is answered."""
@@ -143,7 +152,7 @@ class Once:
         try:
             ended = await self._answering.run(recorder.send)
         finally:
-            if ended is not None and (ended.error is None or ended.spent):
+            if ended is not None and _lasts(ended):
                 saving = self._gateway.background(self._keep(recorder.answer(ended)))
             else:
                 saving = self._gateway.background(insist(self._forget, self._id))
@@ -158,6 +167,11 @@ class Once:
         await self._gateway.idempotency.forget(self._request, self._id)
 
 
+def _lasts(ended: Ended) -> bool:
+    """Whether a retry gets this answer too. What a stop of the service ended runs anew, as it does after a worker's death."""
+    return ended.error is None or (ended.spent and ended.error.code != SHUTTING_DOWN)
+
+
 class _Client:
     """The client, while it is there. A stream that waited long has opened (status 200) before anybody knew how it ends."""
 
@@ -165,6 +179,8 @@ class _Client:
         self._send: Send | None = send
         self._answering = answering
         self._beating: EventSender | None = None
+        self.begun = False
+        """Whether a status has gone out."""
 
     @property
     def opened(self) -> bool:
@@ -185,6 +201,7 @@ class _Client:
         self._send = None
 
     async def send(self, message: Message) -> None:
+        self.begun = True
         if self._send is not None:
             await self._send(message)
 

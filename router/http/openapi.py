@@ -21,6 +21,7 @@ from router.http.conversations import AddItems, CreateConversation, UpdateConver
 from router.http.errors import ErrorBody
 from router.http.middleware import is_open
 from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
+from router.wire.anthropic_errors import speaks_anthropic
 from router.wire.headgate import Headgate
 from router.wire.openai_chat import ChatBody
 from router.wire.openai_embeddings import EmbeddingsBody
@@ -72,6 +73,23 @@ ERROR: JsonObject = {
     "content": {JSON: {"schema": {"$ref": REFERENCE.format(name="ErrorBody")}}},
 }
 
+_TEXTS = {name: {"type": "string"} for name in ("type", "message", "code")}
+ANTHROPIC_ERROR: JsonObject = {
+    "description": "The same in Anthropic's shape: `type` is its word for the status.",
+    "content": {
+        JSON: {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "type": {"const": "error"},
+                    "error": {"type": "object", "properties": {**_TEXTS, "param": {"type": ["string", "null"]}}},
+                    "request_id": {"type": "string"},
+                },
+            }
+        }
+    },
+}
+
 
 def complete(document: JsonObject) -> JsonObject:
     """Litestar's document with the bodies, the errors and the key. Changes it in place."""
@@ -84,56 +102,54 @@ def complete(document: JsonObject) -> JsonObject:
             if (method, path) in BODIES:
                 operation["requestBody"] = _request_body(BODIES[method, path])
             operation["responses"].pop("400", None)  # Litestar's own shape, which no route answers
-            operation["responses"]["default"] = ERROR
+            operation["responses"]["default"] = ANTHROPIC_ERROR if speaks_anthropic(path) else ERROR
             operation["security"] = [] if is_open(path) else [{"key": []}]
-    document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"] = _CHAT_ANSWER
-    document["paths"]["/v1/responses"]["post"]["responses"]["200"] = _RESPONSE
+    for path, answer in ANSWERS.items():
+        document["paths"][path]["post"]["responses"]["200"] = answer
     return document
 
 
-_CHAT_ANSWER: JsonObject = {
-    "description": "OpenAI's `chat.completion`; with `stream: true`, its `chat.completion.chunk`s as server-sent events, `[DONE]` last.",
-    "content": {
-        JSON: {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "id": {"type": "string"},
-                    "object": {"const": "chat.completion"},
-                    "created": {"type": "integer"},
-                    "model": {"type": "string"},
-                    "choices": {"type": "array", "items": {"type": "object"}},
-                    "usage": {"type": "object"},
-                    "headgate": {"$ref": REFERENCE.format(name="Headgate")},
-                },
-            }
-        },
-        "text/event-stream": {"schema": {"type": "string"}},
-    },
-}
+def _answer(description: str, **fields: JsonObject) -> JsonObject:
+    """A dialect's answer: whole, or as server-sent events."""
+    properties = {
+        "id": {"type": "string"},
+        "model": {"type": "string"},
+        **fields,
+        "usage": {"type": "object"},
+        "headgate": {"$ref": REFERENCE.format(name="Headgate")},
+    }
+    return {
+        "description": description,
+        "content": {JSON: {"schema": {"type": "object", "properties": properties}}, "text/event-stream": {"schema": {"type": "string"}}},
+    }
 
 
-_RESPONSE: JsonObject = {
-    "description": "OpenAI's `Response`; with `stream: true`, its events as server-sent events: the last is `response.completed`, `.incomplete` or `.failed`, or `error`.",
-    "content": {
-        JSON: {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "id": {"type": "string"},
-                    "object": {"const": "response"},
-                    "created_at": {"type": "integer"},
-                    "status": {"enum": ["completed", "incomplete", "failed", "in_progress"]},
-                    "model": {"type": "string"},
-                    "output": {"type": "array", "items": {"type": "object"}},
-                    "usage": {"type": "object"},
-                    "headgate": {"$ref": REFERENCE.format(name="Headgate")},
-                },
-            }
-        },
-        "text/event-stream": {"schema": {"type": "string"}},
-    },
+_OBJECTS: JsonObject = {"type": "array", "items": {"type": "object"}}
+
+ANSWERS: dict[str, JsonObject] = {
+    "/v1/chat/completions": _answer(
+        "OpenAI's `chat.completion`; with `stream: true`, its `chat.completion.chunk`s as server-sent events, `[DONE]` last.",
+        object={"const": "chat.completion"},
+        created={"type": "integer"},
+        choices=_OBJECTS,
+    ),
+    "/v1/responses": _answer(
+        "OpenAI's `Response`; with `stream: true`, its events as server-sent events: the last is `response.completed`, `.incomplete` or `.failed`, or `error`.",
+        object={"const": "response"},
+        created_at={"type": "integer"},
+        status={"enum": ["completed", "incomplete", "failed", "in_progress"]},
+        output=_OBJECTS,
+    ),
+    "/v1/messages": _answer(
+        "Anthropic's `Message`; with `stream: true`, its events as server-sent events: the last is `message_stop`, or `error`.",
+        type={"const": "message"},
+        role={"const": "assistant"},
+        content=_OBJECTS,
+        stop_reason={"type": ["string", "null"]},
+        stop_sequence={"type": ["string", "null"]},
+    ),
 }
+"""The answers of the routes that write them themselves."""
 
 
 def _request_body(body: type[Struct] | JsonObject) -> JsonObject:

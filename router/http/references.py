@@ -60,7 +60,7 @@ async def _item(turns: Turns, tenant: str, id: str, where: str) -> tuple[JsonObj
             raise NotFound("item in any stored response", id[:200])
         turn, data_class = await turns.with_class(tenant, response_id(made[1]))
         for item in turn.response["output"]:
-            if item["id"] == id:
+            if item.get("id") == id:
                 return item, data_class
         raise NotFound("item in any stored response", id)
     except NotFound as error:

@@ -15,7 +15,7 @@ from router.http.listing import Deleted, Listing, missing, page_request
 from router.http.references import resolved
 from router.http.turn_memory import TurnMemory
 from router.wire.openai_responses import decode_responses
-from router.wire.openai_responses_out import ResponsesDialect
+from router.wire.openai_responses_out import ResponsesDialect, request_of
 
 MOST = 100
 
@@ -64,11 +64,12 @@ async def get_response(request: HttpRequest, response_id: FromPath[str], stream:
 
 @delete("/v1/responses/{response_id:str}", status_code=200, tags=["chat"], summary="Delete a stored response")
 async def delete_response(request: HttpRequest, response_id: FromPath[str]) -> Deleted:
-    """Responses that continue it stay, and cannot be continued any more."""
+    """Responses that continue it stay, and cannot be continued any more. What was kept for a retry of the request goes too."""
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "chat")
     try:
         await gateway.turns.delete(principal.tenant, response_id)
+        await gateway.idempotency.erase(principal.tenant, request_of(response_id))
     except NotFound as error:
         raise missing(error) from error
     return Deleted(response_id, "response")

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_idempotency"),
     )
     op.create_index("ix_idempotency_expires_at", "idempotency", ["expires_at"])
+    op.create_index("ix_idempotency_request_id", "idempotency", ["request_id"])
     op.create_table(
         "kept_responses",
         sa.Column("id", sa.String(64), nullable=False),

@@ -9,7 +9,11 @@ import msgspec
 from adapters.anthropic.content import INVALID_JSON
 from adapters.anthropic.messages_stream import FINISH, PROVIDER
 from adapters.types import Citation, Finished, JsonObject, ProviderItem, ProviderPart, Usage, decode_json_object
+from router.http.errors import nested_beyond
 from router.sealing import Seal
+
+DEEPEST_INPUT = 512
+"""Objects and lists inside each other in a call's arguments, as moderation has it too: deeper ones could be read and not written again."""
 
 _STOP = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
 
@@ -68,9 +72,10 @@ def sealed_block(seal: Seal, told: str, *items: ProviderItem) -> JsonObject:
 def tool_input(arguments: str) -> JsonObject:
     """A call's arguments as an object, as the dialect wants them."""
     try:
-        return decode_json_object(arguments.strip() or "{}")
+        said = decode_json_object(arguments.strip() or "{}")
     except (msgspec.DecodeError, RecursionError):
         return {INVALID_JSON: arguments}
+    return {INVALID_JSON: arguments} if nested_beyond(said, DEEPEST_INPUT) else said
 
 
 def citation_objects(citations: Iterable[Citation]) -> list[JsonObject]:

@@ -6,18 +6,13 @@ Types are checked strictly, with the field that is wrong. A field this service d
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from adapters.anthropic.wire import CountBody, CustomTool, FileSearchTool, MessagesBody, OutputConfig, ThinkingIn, ToolChoiceIn
 from adapters.types import GenerateRequest, JsonObject, Message, ProviderTool, Reasoning, ResponseFormat, Tool, ToolChoice
 from router.http.errors import ApiError
 from router.sealing import Seal
 from router.wire.anthropic_blocks import PROVIDER, fields_of, messages_of, read, rest
 from router.wire.call import Call, Hints
-
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+from router.wire.json_in import json_object
 
 
 class ThreadUnsupported(ApiError):
@@ -43,12 +38,7 @@ def decode_count(body: bytes, seal: Seal, betas: tuple[str, ...] = ()) -> Call:
 
 
 def _decode(body: bytes, seal: Seal, into: type[CountBody], betas: tuple[str, ...]) -> Call:
-    try:
-        raw = _decode_object(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, "invalid_json", f"The body is not a JSON object: {error}. Send a JSON object with 'model' and 'messages'.") from error
-    except RecursionError as error:
-        raise ApiError(400, "invalid_json", "The body is nested too deeply.") from error
+    raw = json_object(body)
     if raw.get("thread") is not None:
         raise ThreadUnsupported()
     wire = read(raw, into, "")

@@ -107,7 +107,7 @@ class _Content:
         if kind == MESSAGE_END:
             self.end.take(shown)
         elif kind == CALL_FIELDS:
-            self._fields[str(item.item["id"])] = item.item["fields"]
+            self._fields[str(item.item["id"])] = shown["fields"]
         elif kind == CITATIONS:
             text = next((block for block in reversed(self.blocks) if block["type"] == "text"), None)
             if text is not None:

@@ -170,7 +170,7 @@ class MessageStream:
         if kind == MESSAGE_END:
             self._end.take(shown)
         elif kind == CALL_FIELDS:
-            self._fields[str(item.item["id"])] = item.item["fields"]
+            self._fields[str(item.item["id"])] = shown["fields"]
         elif kind == CITATIONS:
             if self._open != "text":  # all of the text is still held back by moderation
                 self._cited += shown["citations"]

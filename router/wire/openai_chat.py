@@ -32,6 +32,7 @@ from adapters.types import GenerateRequest, JsonObject, ProviderTool, Reasoning,
 from router.http.errors import ApiError, invalid
 from router.sealing import Seal
 from router.wire.call import Call, Hints
+from router.wire.json_in import json_object
 from router.wire.openai_chat_messages import PROVIDER, core_message, refuse, unknown
 
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -95,17 +96,11 @@ class ChatBody(Struct):
 
 _KNOWN = frozenset(ChatBody.__struct_fields__)
 _FUNCTION_FIELDS = frozenset(FunctionSpec.__struct_fields__)
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def decode_chat(body: bytes, seal: Seal) -> Call:
     """Decode a chat request; `seal` opens the parts that an earlier answer gave the client. Raises `ApiError` 400 that names the field at fault."""
-    try:
-        fields = _decode_object(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, "invalid_json", f"The body is not a JSON object: {error}. Send a JSON object with 'model' and 'messages'.") from error
-    except RecursionError as error:
-        raise ApiError(400, "invalid_json", "The body is nested too deeply.") from error
+    fields = json_object(body)
     chat = _converted(fields, ChatBody)
     _check(chat)
     tools, searches = _tools(chat.tools or [])

@@ -51,7 +51,7 @@ def url_citations(citations: Iterable[Citation]) -> list[JsonObject]:
 
 def plain(item: ProviderItem) -> JsonObject | None:
     """What a client may see of an opaque part that this dialect has a place for; None for any other."""
-    if item.provider != PROVIDER or not item.item.keys() & PLAIN:
+    if item.provider.partition("@")[0] != PROVIDER or not item.item.keys() & PLAIN:
         return None
     return item.item if item.shown is None else item.shown
 

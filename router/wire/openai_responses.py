@@ -5,15 +5,16 @@ Types are checked strictly, with the field that is wrong; a field this service d
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from adapters.types import GenerateRequest, JsonObject, Message, ProviderTool, Reasoning, ResponseFormat, TextPart, Tool, ToolChoice
-from router.http.errors import ApiError, invalid
+from router.http.errors import invalid
 from router.sealing import Seal
 from router.wire.call import Call, Hints
+from router.wire.json_in import json_object
 from router.wire.openai_responses_items import converted, messages_of, refuse
 
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -94,7 +95,6 @@ class ResponsesBody(Struct):
 
 
 _KNOWN = frozenset(ResponsesBody.__struct_fields__)
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ResponsesCall(Struct, frozen=True):
@@ -110,12 +110,7 @@ class ResponsesCall(Struct, frozen=True):
 
 def decode_responses(body: bytes, seal: Seal) -> ResponsesCall:
     """Decode a request; `seal` opens the parts that an earlier answer gave the client. Raises `ApiError` 400 that names the field at fault."""
-    try:
-        fields = _decode_object(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, "invalid_json", f"The body is not a JSON object: {error}. Send a JSON object with 'model' and 'input'.") from error
-    except RecursionError as error:
-        raise ApiError(400, "invalid_json", "The body is nested too deeply.") from error
+    fields = json_object(body, "'model' and 'input'")
     try:
         asked = msgspec.convert(fields, ResponsesBody)
     except msgspec.ValidationError as error:

@@ -190,6 +190,8 @@ def _part(part: Any, where: str) -> Part:
         case "input_text" | "output_text" | "text":
             extra = _unread(part, "text")
             if notes := extra.get("annotations"):  # citations of this service's own documents are nothing to a provider
+                if not isinstance(notes, list):
+                    raise refuse(f"{where}.annotations", "annotations are a list")
                 extra["annotations"] = [note for note in notes if not (isinstance(note, dict) and note.get("type") == "file_citation")]
             return TextPart(converted(part, SaidText, where).text, cache, extra)
         case "refusal":

@@ -38,6 +38,11 @@ def response_id(request_id: str) -> str:
     return f"resp_{request_id}"
 
 
+def request_of(response_id: str) -> str:
+    """The request that a response answered."""
+    return response_id.removeprefix("resp_")
+
+
 def usage_object(usage: Usage) -> JsonObject:
     return {
         "input_tokens": usage.input_tokens,
@@ -105,7 +110,7 @@ def _finished(frame: _Frame, output: Output, ending: Ending) -> JsonObject:
 def _events(choice: CollectedChoice) -> list[Event]:
     """A gathered answer as the events it would have been, in as few as possible. Its thoughts come first, where no item repeats them."""
     events: list[Event] = []
-    told = any(item.provider == PROVIDER and (item.item.get("summary") or item.item.get("content")) for item in choice.items)
+    told = any(item.provider.partition("@")[0] == PROVIDER and (item.item.get("summary") or item.item.get("content")) for item in choice.items)
     if choice.reasoning and not told:
         events.append(ReasoningDelta(choice.reasoning))
     items, calls, logprobs = iter(choice.items), 0, choice.logprobs
@@ -144,7 +149,8 @@ class ResponseEncoder:
         """A failure after the response had begun. Before its first event there is no response yet, only an `error`."""
         about: JsonObject = {} if headgate is None else {"headgate": headgate}
         if self._number == 0:
-            return self._say([{"type": "error", "code": error.code, "message": error.message, "param": error.param, **about}])
+            # `error` too, as OpenAI itself sends beside its published form: its SDKs raise for that alone.
+            return self._say([{"type": "error", "code": error.code, "message": error.message, "param": error.param, "error": error, **about}])
         self._output.break_off()
         failed = {"code": _error_code(error, status), "message": error.message, "headgate_code": error.code}
         return self._say([{"type": "response.failed", "response": self._frame.response("failed", self._output.items, error=failed, **about)}])

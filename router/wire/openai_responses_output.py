@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from adapters.openai.responses_items import PROVIDER, is_note
+from adapters.openai.responses_items import PROVIDER, is_note, is_sealed
 from adapters.types import (
     Citation,
     CitationAdded,
@@ -161,6 +161,8 @@ class Output:
             self._owed, event = self._owed[told:], ReasoningDelta(event.text[told:])
             if not event.text:
                 return []
+        else:
+            self._owed = ""  # moderation released something else: nothing of it was told
         said: Said = []
         item = self._reasoning
         if item is None:
@@ -194,17 +196,21 @@ class Output:
         return said
 
     def _item(self, event: ProviderItem) -> Said:
-        """An item of OpenAI's own as it is, as far as a client may see it; anything else sealed, as reasoning that only this service can open."""
-        own = event.provider == PROVIDER and isinstance(event.item.get("type"), str)
+        """An item in this dialect's words as it is, as far as a client may see it; anything else sealed, as reasoning that only this service can open.
+
+        What comes back unsealed is taken for OpenAI's own, so what another server sealed, and its ids, do not go out open.
+        """
+        speaks, _, elsewhere = event.provider.partition("@")
+        own = speaks == PROVIDER and isinstance(event.item.get("type"), str)
         shown = event.item if event.shown is None else event.shown
-        if event.provider == CHAT and event.item.keys() == {"annotations"}:
+        if speaks == CHAT and event.item.keys() == {"annotations"}:
             return self._note("annotations", {"annotations": [_web_citation(note) for note in shown["annotations"] if "url_citation" in note]})
         if own and is_note(event.item):
-            return self._note(event.item["type"], shown)
-        if own and event.item["type"] != "reasoning":
+            return self._note(event.item["type"], {key: value for key, value in shown.items() if key != "id"} if elsewhere else shown)
+        if own and event.item["type"] != "reasoning" and not (elsewhere and is_sealed(event.item)):
             return self._whole_item(shown)
         thoughts = _thoughts(shown)
-        if own and event.shown is None and self._reasoning is None:
+        if own and not elsewhere and event.shown is None and self._reasoning is None:
             self._owed = thoughts
             return self._whole_item({"summary": [], **{key: value for key, value in shown.items() if value is not None}})
         said: Said = self._rest_of(thoughts)
@@ -212,6 +218,8 @@ class Output:
         if item is None:
             self._owed = thoughts if own else ""
             summary = [{"type": "summary_text", "text": str(part.get("text", ""))} for part in shown.get("summary") or ()] if own else []
+            if own and thoughts and not summary:
+                summary = [{"type": "summary_text", "text": thoughts}]
             item = {"id": self._id("rs"), "type": "reasoning", "summary": summary}
             said = self._begin(item)
         # The id of what was sealed is inside: OpenAI wants its own back.

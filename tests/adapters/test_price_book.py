@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -9,7 +10,7 @@ import genai_prices
 import pytest
 
 from adapters.backend import BackendContext, BackendSpec, RemoteSpec, kind_named, register
-from adapters.cost import PICODOLLARS, cost
+from adapters.cost import PICODOLLARS, cost, upper_bound
 from adapters.price_book import price_for, price_of
 from adapters.scripted import ScriptedSpec
 from adapters.types import Usage
@@ -86,6 +87,61 @@ def test_every_chat_model_of_the_three_providers_is_reckoned_alike_today() -> No
                 checked += 1
                 assert abs(Decimal(cost(usage, price)) / PICODOLLARS - reckoned(usage, provider, model.id, NOW)) < Decimal("1e-6"), model.id
     assert checked > 150
+
+
+def test_three_hundred_random_usages_of_random_models_cost_what_genai_prices_says() -> None:
+    """Cached, written, reasoned, spoken and long ones, over every chat model of the three providers."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    chance = random.Random(3)
+    models = [
+        (provider, model.id) for provider, known in PROVIDER_IDS.items() for seller in get_snapshot().providers if seller.id == known for model in seller.models
+    ]
+    checked = spoken = 0
+    while checked < 300:
+        provider, model = chance.choice(models)
+        price = price_of(provider, model, at=NOW)
+        if price is None or not price.output:
+            continue
+        total, output = int(10 ** chance.uniform(0, 6)), int(10 ** chance.uniform(0, 5))
+        read, heard = chance.randint(0, total), 0 if price.audio_input is None else chance.randint(0, total)
+        # Of what was heard, at least what does not fit beside the cache was not cached.
+        heard_cached = chance.randint(max(0, heard + read - total), min(read, heard))
+        written = 0 if price.cache_write is None else chance.randint(0, total - read - (heard - heard_cached))
+        said = 0 if price.audio_output is None else chance.randint(0, output)
+        usage = Usage(
+            total,
+            output,
+            read,
+            written,
+            chance.randint(0, output),
+            heard,
+            said,
+            audio_cache_read_input_tokens=heard_cached if price.audio_input is not None else 0,
+        )
+        theirs: dict[str, int] = {"input_tokens": total, "output_tokens": output, "cache_read_tokens": read, "cache_write_tokens": written}
+        if price.audio_input is not None:
+            theirs |= {"input_audio_tokens": heard, "cache_audio_read_tokens": heard_cached}
+        if price.audio_output is not None:
+            theirs |= {"output_audio_tokens": said}
+        expected = genai_prices.calc_price(genai_prices.Usage(**theirs), model, provider_id=PROVIDER_IDS[provider], genai_request_timestamp=NOW).total_price
+        assert abs(Decimal(cost(usage, price)) / PICODOLLARS - expected) < Decimal("1e-6"), (model, usage)
+        assert cost(usage, price) <= upper_bound(total, output, price, spoken=bool(heard or said)), (model, usage)
+        checked, spoken = checked + 1, spoken + bool(heard or said)
+    assert spoken >= 10
+
+
+def test_spoken_input_has_its_own_rate_and_is_reserved_for_where_a_request_may_hold_some() -> None:
+    price = price_of("gcp.gemini", "gemini-2.5-flash", at=NOW)
+    assert price is not None
+    assert cost(Usage(1000, 0, audio_input_tokens=1000), price) == 1000 * 1_000_000
+    assert cost(Usage(1000, 0), price) == upper_bound(1000, 0, price) == 1000 * 300_000
+    assert upper_bound(1000, 0, price, spoken=True) == 1000 * 1_000_000
+
+
+@pytest.mark.parametrize(("provider", "model"), [("gcp.gemini", "gemini-2.5-flash-image"), ("gcp.gemini", "gemini-3-pro-image-preview")])
+def test_a_model_whose_pictures_have_a_rate_of_their_own_has_no_price_until_one_is_configured(provider: str, model: str) -> None:
+    assert price_of(provider, model) is None
 
 
 def test_a_price_that_changes_on_a_date_changes_on_that_date() -> None:

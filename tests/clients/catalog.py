@@ -56,7 +56,7 @@ CLIENTS = (
         "try_instructor.py",
         ("instructor", "anthropic"),
         ("instructor", "openai", "anthropic"),
-        '`instructor.from_provider("openai/…", base_url=…/v1, api_key=…)`, `"anthropic/…"` likewise',
+        '`instructor.from_provider("openai/…", base_url=…/v1, api_key=…)`, `instructor.from_anthropic(Anthropic(base_url=…, api_key=…))`',
     ),
     Client(
         "openai-agents",
@@ -71,6 +71,7 @@ CLIENTS = (
         ("litellm", "mcp"),  # without mcp its release fails to import as soon as tools are given
         ("litellm",),
         '`completion("openai/…", api_base=…/v1, api_key=…)`, `completion("anthropic/…", api_base=…)`, `responses("openai/…", api_base=…/v1)`',
+        notes=("this release fails to import as soon as tools are given, unless `mcp` is installed beside it; so does dspy's.",),
     ),
     Client(
         "dspy",

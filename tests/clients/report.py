@@ -25,9 +25,9 @@ MEANING = """
 - **matrix**: text, tools, parallel tools, an image, a JSON schema, reasoning, a refusal and a cut answer, streamed and not: the same text and calls
   from each provider, and usage and (where the client shows it) cost as in the ledger.
 
-Every check except the matrix is made three times, and holds where it holds each time: the models that the client asks for are answered by OpenAI (Anthropic in its own
-dialect), then the other way round, then by Gemini, by nothing but a rule of the policy. The providers themselves are faked: they call the tools that
-they are offered and fill the schemas that they are given.
+Every check except the matrix is made three times, and holds where it holds each time: the models that the client asks for are answered by OpenAI
+(Anthropic in its own dialect), then the other way round, then by Gemini, by nothing but a rule of the policy. The providers themselves are faked: they
+call the tools that they are offered and fill the schemas that they are given.
 """
 
 
@@ -92,7 +92,8 @@ def _grouped(trial: Trial, ok: bool) -> str:
     for check in trial.checks:
         if check.ok is ok:
             dialect, colon, name = check.check.partition(": ")
-            groups.setdefault(dialect if colon else "", []).append(name if colon else dialect)
+            name, comma, how = (name if colon else dialect).partition(", ")
+            groups.setdefault(dialect if colon else "", []).append(f"{name} ({how})" if comma else name)
     return "; ".join(f"*{dialect}*: {', '.join(names)}" if dialect else ", ".join(names) for dialect, names in groups.items()) or "-"
 
 

@@ -44,6 +44,9 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_SHUTDOWN_S": "4",
         "HEADGATE_MAX_BODY_MB": "5",
         "HEADGATE_UPLOAD_MAX_MB": "6",
+        "HEADGATE_IDEMPOTENCY_S": "7",
+        "HEADGATE_TOOL_MEMORY_S": "0",
+        "HEADGATE_RETENTION_S": "8.5",
     }
     values = load_env(environ)
     assert set(values) == set(Settings.__struct_fields__)

@@ -51,9 +51,9 @@ def test_an_excuse_for_a_check_that_was_not_tried_is_wrong() -> None:
 
 
 def test_the_page_groups_checks_by_dialect_and_lists_the_reasons() -> None:
-    checks = [Check("chat: plain", True, ""), Check("chat: tools", False, ""), Check("messages: plain", True, "")]
+    checks = [Check("chat: plain", True, ""), Check("chat: plain, streamed", True, ""), Check("chat: tools", False, ""), Check("messages: plain", True, "")]
     text = page([Trial(client({"chat: tools": "it has none"}), {"one": "1.0"}, checks, 1.0)])
-    assert table(text) == [["some", "one 1.0", "base_url", "*chat*: plain; *messages*: plain", "*chat*: tools"]]
+    assert table(text) == [["some", "one 1.0", "base_url", "*chat*: plain, plain (streamed); *messages*: plain", "*chat*: tools"]]
     assert "- some, chat: tools: it has none" in text
 
 

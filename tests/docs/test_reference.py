@@ -188,6 +188,10 @@ def test_every_role_is_documented_with_its_actions() -> None:
         assert set(shown.split(", ")) == actions, key
 
 
+def _is_text(assigned: ast.Assign) -> bool:
+    return isinstance(assigned.targets[0], ast.Name) and isinstance(assigned.value, ast.Constant) and isinstance(assigned.value.value, str)
+
+
 def codes() -> dict[str, set[int]]:
     """Every code that the service's own source refuses with, and its statuses."""
     found: dict[str, set[int]] = defaultdict(set)
@@ -200,10 +204,14 @@ def codes() -> dict[str, set[int]]:
         found[code].add(status)
     for folder in ("router", "policies", "retrieval"):
         for file in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            named = {each.targets[0].id: each.value.value for each in tree.body if isinstance(each, ast.Assign) and _is_text(each)}  # type: ignore[attr-defined]
+            for node in ast.walk(tree):
                 match node:
                     case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]):
                         found[code].add(status)
+                    case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Name(name), *_]) if name in named:
+                        found[named[name]].add(status)
                     case ast.Call(ast.Name("NotFound"), [ast.Constant(str(kind)), *_]):
                         found[re.split(" in | of ", kind)[0].replace(" ", "_") + "_not_found"].add(404)
     return found

@@ -109,11 +109,17 @@ def check_books(books: Books, crowd: Sequence[Asked], bill_file: Path, tenant: s
     check_rows(books.ledger, killed=killed)
     bills = check_bills(books.ledger, bill_file)
     check_clients(books.ledger, crowd, killed=killed)
+    check_keys(books.ledger, crowd, killed=killed)
     figures = Figures()
     figures.counts.update({"requests": len(crowd), "rows": len(books.ledger), "bills": len(bills), "final bills": sum(bill["final"] for bill in bills)})
     figures.counts.update(f"client {asked.ended}" for asked in crowd)
     figures.counts.update("faults asked for" for asked in crowd if asked.plan.faulty)
     figures.counts.update("refused 402" for asked in crowd if asked.status == 402)
+    figures.counts.update(f"dialect {asked.plan.dialect}" for asked in crowd)
+    figures.counts.update("replayed" for asked in crowd if asked.replayed)
+    figures.counts.update("hedges" for row in books.ledger if row["purpose"] == "hedge")
+    figures.counts.update("further attempts" for row in books.ledger if row["purpose"] == "answer" and row["attempt"] > 1)
+    figures.counts.update("repairs" for row in books.ledger if row["error"] == "invalid_output")
     figures.counts.update(f"row {row['outcome']}/{row['usage_source']}" for row in books.ledger)
     return figures
 
@@ -134,10 +140,10 @@ def check_sums(books: Books, tenant: str, caps: dict[str, int]) -> None:
 
 def check_rows(rows: Sequence[Row], *, killed: bool) -> None:
     """Each attempt has one row; an estimate covers what was delivered and stays within what was reserved."""
-    attempts: dict[str, list[int]] = defaultdict(list)
+    attempts: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row in rows:
         assert row["entry"] == "settlement" or (killed and row["entry"] == "recovery"), row
-        attempts[row["request_id"]].append(row["attempt"])
+        attempts[row["request_id"], row["purpose"]].append(row["attempt"])
         price = msgspec.json.decode(row["price"], type=Price)
         usage = Usage(row["input_tokens"], row["output_tokens"], cache_read_input_tokens=row["cache_read_input_tokens"])
         if row["entry"] == "recovery":
@@ -184,15 +190,35 @@ def check_clients(rows: Sequence[Row], crowd: Sequence[Asked], *, killed: bool) 
         assert killed or asked.ended != "lost", asked
         if asked.terminals and asked.ended != "left":
             assert asked.terminals in (["finish", "done"], ["error", "done"]), asked
-        if asked.request_id is None:
+        if asked.request_id is None or asked.replayed:
             continue
-        found = sorted(by_request.pop(asked.request_id, []), key=lambda row: row["attempt"])
+        found = by_request.pop(asked.request_id, [])
         if asked.status != 200 and asked.code in REFUSED_BEFORE_BOOKING:
             assert found == [], asked
         elif asked.status is not None:
             assert found, asked
-            last = found[-1]
-            assert last["entry"] == "recovery" or last["delivered_characters"] >= len(asked.text), (asked, found)
-            assert last["usage_source"] == "provider" or last["output_tokens"] * 4 >= len(asked.text), (asked, found)
+            assert any(covers(row, asked.text) for row in found), (asked, found)
     nameless = sum(asked.request_id is None for asked in crowd)
     assert len(by_request) <= nameless, "rows of requests that nobody sent"
+
+
+def covers(row: Row, text: str) -> bool:
+    """Whether an attempt may be the one that said it."""
+    if row["entry"] == "recovery":
+        return True
+    return row["delivered_characters"] >= len(text) and (row["usage_source"] == "provider" or row["output_tokens"] * 4 >= len(text))
+
+
+def check_keys(rows: Sequence[Row], crowd: Sequence[Asked], *, killed: bool) -> None:
+    """A request sent again under its key gets the answer that the first one got, and of the two at most one has cost anything."""
+    costly = {row["request_id"] for row in rows if row["cost"]}
+    keyed: dict[str, list[Asked]] = defaultdict(list)
+    for asked in crowd:
+        if asked.plan.key is not None:
+            keyed[asked.plan.key].append(asked)
+    for first, *again in keyed.values():
+        for second in again:
+            if first.ended == "answered" and second.ended != "lost":
+                assert killed or second.replayed, (first, second)
+                assert not second.replayed or (second.text, second.status) == (first.text, first.status), (first, second)
+            assert killed or len({first.request_id, second.request_id} & costly) <= 1, (first, second)

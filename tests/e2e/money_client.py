@@ -1,4 +1,4 @@
-"""Clients that leave when they like: chat requests over a bare socket, whole or streamed, closed or reset at a chosen moment."""
+"""Clients that leave when they like: requests of three dialects over a bare socket, whole or streamed, closed or reset at a chosen moment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 Cut = Literal["none", "before", "middle", "end"]
+Dialect = Literal["chat", "responses", "messages"]
+PATHS: dict[Dialect, str] = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "place", "schema": {"type": "object"}}}
 CHUNK = 4
 """Characters of one scripted delta."""
 
@@ -31,7 +34,8 @@ class Plan:
     """One request: what the scripted upstream is told, and when the client leaves.
 
     `before` is before it read anything, `middle` after some deltas, `end` after the last delta and before `[DONE]`. A whole answer is left
-    after `patience` seconds. `reset` leaves with a reset instead of an orderly end.
+    after `patience` seconds. `reset` leaves with a reset instead of an orderly end. With a `key` the request is sent with it as its
+    `Idempotency-Key`, and after it once more. `repairs` asks for JSON, which the upstream never answers with.
     """
 
     stream: bool
@@ -42,6 +46,9 @@ class Plan:
     cut_after: int = 0
     reset: bool = False
     faulty: bool = False
+    dialect: Dialect = "chat"
+    key: str | None = None
+    repairs: bool = False
 
 
 @dataclass
@@ -56,6 +63,7 @@ class Asked:
     ended: Literal["answered", "error", "left", "lost"] = "lost"
     terminals: list[str] = field(default_factory=list)
     """The terminal events of a stream in their order: `finish`, `error`, `done`."""
+    replayed: bool = False
 
 
 def random_plan(chance: random.Random) -> Plan:
@@ -69,7 +77,11 @@ def random_plan(chance: random.Random) -> Plan:
         words.append(chance.choice(FAULTS))
     elif chance.random() < 0.2:
         words.append(f"input={chance.randint(5, 40)} output={chance.randint(1, deltas)}")
+    repairs = not faulty and chance.random() < 0.05
     return Plan(
+        dialect="chat" if repairs else chance.choice(tuple(PATHS)),
+        key=f"{chance.getrandbits(64):x}" if chance.random() < 0.25 else None,
+        repairs=repairs,
         stream=chance.random() < 0.6,
         deltas=deltas,
         directives=" ".join(words),
@@ -111,13 +123,19 @@ async def ask(url: str, key: str, plan: Plan) -> Asked:
 
 
 def _request(plan: Plan, key: str) -> bytes:
-    body: dict[str, Any] = {
-        "model": "auto",
-        "messages": [{"role": "user", "content": f"[[scripted {plan.directives}]]"}],
-        "stream": plan.stream,
-    }
+    said = f"[[scripted {plan.directives}]]"
+    body: dict[str, Any] = {"model": "auto", "stream": plan.stream}
+    if plan.dialect == "responses":
+        body["input"] = said
+    else:
+        body["messages"] = [{"role": "user", "content": said}]
+    if plan.dialect == "messages":
+        body["max_tokens"] = 200
+    if plan.repairs:
+        body["response_format"] = FORMAT
     payload = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {key}\r\ncontent-length: {len(payload)}\r\n\r\n"
+    once = "" if plan.key is None else f"idempotency-key: {plan.key}\r\n"
+    head = f"POST {PATHS[plan.dialect]} HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {key}\r\n{once}content-length: {len(payload)}\r\n\r\n"
     return head.encode() + payload
 
 
@@ -127,7 +145,8 @@ async def _read_head(reader: asyncio.StreamReader, asked: Asked) -> int:
     asked.status = int(lines[0].split(" ")[1])
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
     asked.request_id = headers["x-request-id"].split(",")[0]
-    return int(headers.get("content-length", 0))
+    asked.replayed = "idempotency-replayed" in headers
+    return int(headers.get("content-length", 0)) if headers.get("transfer-encoding") != "chunked" else 0
 
 
 async def _read_whole(reader: asyncio.StreamReader, asked: Asked) -> None:
@@ -141,10 +160,17 @@ async def _read_whole(reader: asyncio.StreamReader, asked: Asked) -> None:
 
 
 def _understand(answer: dict[str, Any], asked: Asked) -> None:
-    if "error" in answer:
-        asked.ended, asked.code = "error", answer["error"]["code"]
-    else:
-        asked.ended, asked.text = "answered", answer["choices"][0]["message"]["content"]
+    if answer.get("error"):
+        asked.ended, asked.code = "error", answer["error"].get("code") or {402: "budget_exceeded"}.get(asked.status or 0)
+        return
+    asked.ended = "answered"
+    match asked.plan.dialect:
+        case "chat":
+            asked.text = answer["choices"][0]["message"]["content"]
+        case "responses":
+            asked.text = "".join(part["text"] for item in answer["output"] for part in item["content"])
+        case "messages":
+            asked.text = "".join(part["text"] for part in answer["content"])
 
 
 async def _read_stream(reader: asyncio.StreamReader, asked: Asked) -> None:
@@ -153,28 +179,53 @@ async def _read_stream(reader: asyncio.StreamReader, asked: Asked) -> None:
         _understand(json.loads(await reader.readexactly(length)), asked)
         return
     plan, seen = asked.plan, 0
+    read = {"chat": _chunk, "responses": _response_event, "messages": _message_event}[plan.dialect]
     while line := await reader.readline():
         if not line.startswith(b"data: "):
             continue
-        if line == b"data: [DONE]\n":
-            asked.terminals.append("done")
+        text = "" if line == b"data: [DONE]\n" else read(json.loads(line[6:]), asked)
+        asked.text += text
+        seen += text != ""
+        if line == b"data: [DONE]\n" or "done" in asked.terminals:
+            asked.terminals = [*(each for each in asked.terminals if each != "done"), "done"]
             asked.ended = "error" if "error" in asked.terminals else "answered"
             return
-        seen += _chunk(json.loads(line[6:]), asked)
         if (plan.cut == "middle" and seen >= plan.cut_after) or (plan.cut == "end" and len(asked.text) >= plan.deltas * CHUNK):
             asked.ended = "left"
             return
 
 
-def _chunk(chunk: dict[str, Any], asked: Asked) -> int:
-    """How many deltas of text it brought."""
+def _chunk(chunk: dict[str, Any], asked: Asked) -> str:
+    """The text it brought; what ends the stream goes into `asked.terminals`."""
     if "error" in chunk:
         asked.terminals.append("error")
         asked.code = chunk["error"]["code"]
-        return 0
+        return ""
     choice = chunk["choices"][0]
     if choice["finish_reason"]:
         asked.terminals.append("finish")
-    text = choice["delta"].get("content") or ""
-    asked.text += text
-    return 1 if text else 0
+    return str(choice["delta"].get("content") or "")
+
+
+def _response_event(event: dict[str, Any], asked: Asked) -> str:
+    match event["type"]:
+        case "response.completed" | "response.incomplete":
+            asked.terminals += ["finish", "done"]
+        case "response.failed":
+            asked.terminals += ["error", "done"]
+            asked.code = event["response"]["error"]["code"]
+        case "error":
+            asked.terminals += ["error", "done"]
+            asked.code = event["code"]
+    return str(event["delta"]) if event["type"] == "response.output_text.delta" else ""
+
+
+def _message_event(event: dict[str, Any], asked: Asked) -> str:
+    match event["type"]:
+        case "message_delta":
+            asked.terminals.append("finish")
+        case "message_stop":
+            asked.terminals.append("done")
+        case "error":
+            asked.terminals += ["error", "done"]
+    return str(event["delta"].get("text", "")) if event["type"] == "content_block_delta" else ""

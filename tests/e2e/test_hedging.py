@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from sqlalchemy import Connection
 
 from adapters.cost import picodollars
 from config.database import open_database
 from router import books
+from router.settlement import Booking
 from router.tables import reservations
 from tests.e2e.money_books import Books, check_bills, check_sums, open_calls, read_books, settled_books, watching
 from tests.e2e.money_client import Plan
@@ -102,6 +105,67 @@ async def test_a_first_attempt_that_wakes_up_wins_and_the_second_is_stopped(tmp_
         await (await provider.exchange(1)).gone.wait()
     assert (seen.text, seen.terminals) == ("".join(TEXTS), ["finish", "done"])
     assert lanes(found) == {"answer": ("first", "ok", None), "hedge": ("first", "cancelled", None)}
+
+
+async def test_the_first_attempts_answer_waits_for_no_reservation_of_its_hedge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserving, go = asyncio.Event(), asyncio.Event()
+
+    async def script(_: Exchange) -> Reply:
+        await reserving.wait()
+        return WELL
+
+    async with FakeProvider(script) as provider, serving(policy(provider.url), tmp_path) as service, asyncio.timeout(10):
+        accounting = service.gateway.accounting
+        reserve = accounting.open
+
+        async def slowly(booking: Booking) -> None:
+            if booking.plan.purpose == "hedge":
+                reserving.set()
+                await go.wait()
+            await reserve(booking)
+
+        monkeypatch.setattr(accounting, "open", slowly)
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+        async with aiohttp.ClientSession() as session, session.post(f"{service.url}/v1/chat/completions", json=body, headers=service.bearer()) as answer:
+            try:
+                async with asyncio.timeout(5):
+                    async for line in answer.content:
+                        if TEXTS[0].encode() in line:
+                            break
+            finally:
+                go.set()
+            assert (await answer.text()).rstrip().endswith("data: [DONE]")
+        found = await settled_books(service.database)
+    assert lanes(found) == {"answer": ("first", "ok", None), "hedge": ("first", "cancelled", None)}
+    assert [row["cost"] for row in found.ledger if row["purpose"] == "hedge"] == [0]
+    assert len(provider.exchanges) == 1
+
+
+async def test_a_request_that_waits_in_the_queue_of_its_backend_is_not_hedged_there(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def script(exchange: Exchange) -> Reply:
+        if exchange is provider.exchanges[0]:
+            await go.wait()
+        return WELL
+
+    keys = "retry: {attempts: 1}, max_concurrency: 1, queue_s: 5"
+    async with FakeProvider(script) as provider, serving(policy(provider.url, "{after_s: 0.02}", keys=keys), tmp_path) as service, asyncio.timeout(10):
+        slow = asyncio.create_task(ask(service.url, service.key, stream=False))
+        await provider.exchange(0)
+        queued = asyncio.create_task(ask(service.url, service.key, stream=False))
+        limited = service.gateway.policy.current.backends["first"]
+        # The first one's hedge and the second request wait for the one slot; a hedge of the second would be a third.
+        async with asyncio.timeout(5):
+            while (await limited.health()).queue_depth < 2:
+                await asyncio.sleep(0.005)
+        began = time.monotonic()
+        await until(lambda: time.monotonic() - began > 0.2)
+        waiting = (await limited.health()).queue_depth
+        go.set()
+        assert [(await each).text for each in (slow, queued)] == ["".join(TEXTS)] * 2
+        await settled_books(service.database)
+    assert waiting == 2
 
 
 async def test_a_quick_answer_is_not_hedged(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ CASES: dict[str, tuple[Any, int, str, str | None]] = {
     "a temperature out of range": (chat(temperature=3), 400, "invalid_request", "temperature"),
     "a stream flag of a wrong type": (chat(stream="yes"), 400, "invalid_request", "stream"),
     "a tool without a name": (chat(tools=[{"type": "function", "function": {}}]), 400, "invalid_request", "tools[0].function.name"),
-    "a tool of an unknown type": (chat(tools=[{"type": "teleport"}]), 400, "invalid_request", "tools[0].type"),
+    "a tool of an unknown type": (chat(tools=[{"type": "teleport"}]), 400, "unsupported_feature", "tools"),
     "a hint that is none": (chat(headgate={"max_cost": 1}), 400, "invalid_request", "headgate.max_cost"),
     "a data class that is none": (chat(headgate={"data_class": "top-secret"}), 400, "invalid_request", "headgate.data_class"),
     "a prompt over the characters": (chat(messages=[{"role": "user", "content": "a" * 20_001}]), 400, "context_length_exceeded", "messages"),
@@ -98,6 +98,7 @@ CASES: dict[str, tuple[Any, int, str, str | None]] = {
         "unsupported_feature",
         "model",
     ),
+    "a tool of an unknown type, with a pin": (chat(model="mini", tools=[{"type": "teleport"}]), 400, "unsupported_feature", "model"),
     "a pin above its clearance": (chat(model="secret"), 403, "not_permitted", "model"),
     "a cost above the hint": (chat(model="big", headgate={"max_cost_usd": 0.01}), 402, "budget_exceeded", None),
 }

@@ -194,7 +194,7 @@ async def test_a_providers_own_tool_needs_a_backend_that_takes_it(tmp_path: Path
     async with FakeProvider(lambda _: responding()) as provider, served(tmp_path, {"it": table("responses", provider)}) as (_, sdk):
         with pytest.raises(openai.APIStatusError) as refused:
             await sdk.responses.create(model="auto", input="Hi", tools=[{"type": "web_search"}])
-        assert refused.value.code == "no_permitted_backend"
+        assert (refused.value.status_code, refused.value.code, refused.value.param) == (400, "unsupported_feature", "tools")
         assert "openai/web_search" in refused.value.message
         assert provider.exchanges == []
 
@@ -276,3 +276,41 @@ async def test_a_wrong_field_is_named(body: dict[str, Any], param: str, tmp_path
     async with served(tmp_path, {"it": {"kind": "scripted", "text": "Hi"}}) as (service, _):
         error = json.loads(await raw(service, body))["error"]
     assert (error["code"], error["param"]) == ("invalid_request", param)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_one_server_encrypted_goes_out_sealed_and_comes_back_to_it_alone(tmp_path: Path, stream: bool) -> None:
+    thinking = Answer(reasoning=("Hm.",), texts=("Yes.",))
+    async with FakeProvider(lambda _: responding(thinking)) as one, FakeProvider(lambda _: responding(thinking)) as other:
+        async with served(tmp_path, {"it": table("responses", one), "other": table("responses", other)}) as (service, sdk):
+            answer = await raw(service, {"model": "it", "input": "Hi", "stream": stream})
+            assert b"gAAAA" not in answer
+            output = (events(answer)[-1]["response"] if stream else json.loads(answer))["output"]
+            assert [(each["type"], content(each)) for each in output] == [("reasoning", "Hm."), ("message", "Yes.")]
+            given: Any = [{"role": "user", "content": "Hi"}, *output, {"role": "user", "content": "Go on"}]
+            for model in ("other", "it"):
+                await sdk.responses.create(model=model, input=given)
+        assert "gAAAA" not in json.dumps(other.exchanges[0].json)
+        assert one.exchanges[1].json["input"][1]["encrypted_content"] == "gAAAA-opaque"
+
+
+async def test_numbers_larger_than_64_bits_are_kept_and_gone_on_with(tmp_path: Path) -> None:
+    large = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "q", "seed": 2**70}}
+    async with FakeProvider(responding(Answer())) as provider, served(tmp_path, {"far": table("responses", provider)}) as (service, sdk):
+        first = json.loads(await raw(service, {"model": "auto", "input": [{"role": "user", "content": "Hi"}, large], "store": True}))
+        kept = await sdk.responses.input_items.list(first["id"], order="asc")
+        second = await sdk.responses.create(model="auto", input="And?", previous_response_id=first["id"])
+        assert kept.data[1].model_dump()["action"]["seed"] == 2**70
+        assert second.status == "completed"
+        assert provider.exchanges[-1].json["input"][1]["action"]["seed"] == 2**70
+
+
+async def test_an_item_without_an_id_is_no_stumbling_block_for_references(tmp_path: Path) -> None:
+    """Servers that speak the dialect leave ids out."""
+    item = {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}}
+    async with FakeProvider(Reply(responses_steps(Answer(), [item]))) as provider, served(tmp_path, {"far": table("responses", provider)}) as (_, sdk):
+        first = await sdk.responses.create(model="auto", input="Hi")
+        said = first.output[-1]
+        assert (said.type, first.output[0].type) == ("message", "web_search_call")
+        second = await sdk.responses.create(model="auto", input=[{"type": "item_reference", "id": said.id or ""}, {"role": "user", "content": "And?"}])
+        assert second.status == "completed"

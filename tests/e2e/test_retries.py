@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from adapters.errors import ProviderFault
 from router import policy_store
 from tests.e2e.money_books import Books, check_sums, settled_books
 from tests.e2e.test_faults import Seen, ask
@@ -229,6 +231,41 @@ async def circuit(service: Service) -> tuple[str, bool, str]:
     backends = await get(service, "/admin/backends", service.admin_key)
     (first,) = [backend for backend in backends["data"] if backend["name"] == "first"]
     return first["circuit"], first["health"]["ready"], first["health"]["reason"]
+
+
+async def test_the_gauge_shows_the_circuits_of_the_policy_in_force_alone(tmp_path: Path) -> None:
+    text = POLICY_OF_TWO
+    async with serving(text, tmp_path) as service:
+        holder = service.gateway.policy
+        before = holder.acquire()
+        failed = ProviderFault("x")
+
+        async def put(text: str) -> None:
+            await service.database.write(lambda connection: policy_store.import_file(connection, text))
+            await holder.refresh()
+
+        async def gauges() -> dict[str, str]:
+            metrics = await get(service, "/metrics", service.admin_key)
+            return dict(re.findall(r'headgate_circuit_state{backend="(.*?)"} (.*)', metrics))
+
+        before.breakers["gone"].failed(before.breakers["gone"].admit(), failed)
+        assert (await gauges())["gone"] == "2.0"
+        await put(text.replace("open_s: 60", "open_s: 50").replace("gone:", "new:"))
+        assert await gauges() == {"first": "0.0", "gone": "0.0", "new": "0.0", "extractive": "0.0"}
+        # A request that began under the earlier policy fails only now.
+        before.breakers["first"].failed(before.breakers["first"].admit(), failed)
+        assert (await gauges())["first"] == "0.0"
+        holder.release(before)
+
+
+POLICY_OF_TWO = """
+version: 1
+backends:
+  first: {kind: scripted, breaker: {failures: 1, open_s: 60}}
+  gone: {kind: scripted, breaker: {failures: 1, open_s: 60}}
+default: first
+fallback: []
+"""
 
 
 async def test_a_backend_that_is_ill_is_left_alone_and_one_request_finds_it_well_again(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import aiohttp
 import jsonschema
 import openai
 import pytest
+from sqlalchemy import select
 
+from router.tables import ledger
 from tests.e2e.money_books import settled_books
 from tests.fakes.provider import Exchange, FakeProvider, Reply
 from tests.fakes.wire import Answer, answering
@@ -293,3 +295,19 @@ async def test_the_other_dialects_mend_and_refuse_alike(tmp_path: Path, path: st
         answer = json.loads(said)
         assert answer["error"]["code"] == "invalid_output"
         assert answer["headgate"]["cost_usd"] > 0
+
+
+async def test_a_repair_counts_in_the_requests_max_cost(tmp_path: Path) -> None:
+    async with (
+        FakeProvider(upstream) as provider,
+        serving(POLICY.format(url=provider.url), tmp_path) as service,
+        aiohttp.ClientSession() as session,
+    ):
+        await ask(session, service, asking("missing key", 0, 1, stream=False))
+        (row,) = await service.database.read(lambda connection: connection.execute(select(ledger)).all())
+        # As much as one attempt may cost, but not as much as one has cost and another may.
+        most = {"headgate": {"max_cost_usd": row.reserved * 1.1 / 10**12}}
+        status, _, last = await ask(session, service, {**asking("missing key", 1, 1, stream=False), **most})
+    assert (status, last["error"]["code"]) == (502, "invalid_output")
+    assert len(provider.exchanges) == 2
+    assert 0 < last["headgate"]["cost_usd"] <= most["headgate"]["max_cost_usd"]

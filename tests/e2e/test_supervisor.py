@@ -83,7 +83,7 @@ def test_nobody_outlives_a_supervisor_that_was_killed_and_the_next_one_serves(tm
         os.kill(serve.process.pid, signal.SIGKILL)
         serve.process.wait(10)
         wait(lambda: not [child for child in everybody if child.is_running() and child.status() != psutil.STATUS_ZOMBIE], "every process ends by itself")
-    with served(tmp_path, "--config", str(policy)) as serve:
+    with served(tmp_path, "--config", str(policy), models=False) as serve:
         assert serve.keys == {}
         serve.output.append(f"to chat (shown this once): {keys['chat']}\n")
         assert chat(serve) == "Hello."
@@ -105,7 +105,7 @@ def test_a_policy_edited_while_the_database_is_busy_is_imported_later(tmp_path: 
 
 def test_a_second_server_on_the_same_home_is_refused(tmp_path: Path) -> None:
     policy = write_policy(tmp_path)
-    with served(tmp_path, "--config", str(policy)):
+    with served(tmp_path, "--config", str(policy), models=False):
         second = headgate(tmp_path, "serve", "--config", str(policy), "--port", "0")
         assert second.returncode == 1
         assert "another headgate serves" in second.stderr

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -190,6 +191,64 @@ def test_a_models_marked_claim_gets_a_verbatim_citation_and_a_mark_without_a_pas
     assert canonical(world, citation["file_id"])[citation["start"] : citation["end"]] == citation["quote"]
     assert citation["page"] == 2
     assert text[citation["answer_start"] : citation["answer_end"]].startswith("Each employee has twenty-eight days")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["extractive", "writer"])
+def test_the_responses_dialect_cites_in_its_own_form(world: World, model: str, stream: bool) -> None:
+    request: dict[str, Any] = {
+        "model": model,
+        "input": "How many days of vacation does an employee get each year?",
+        "tools": [{"type": "file_search", "vector_store_ids": [world.store]}],
+    }
+    notes: list[Any] = []
+    if stream:
+        with world.sdk.responses.stream(**request) as events:
+            notes = [event.annotation for event in events if event.type == "response.output_text.annotation.added"]
+            response = events.get_final_response()
+    else:
+        response = world.sdk.responses.create(**request)
+    stored = world.sdk.responses.retrieve(response.id)
+    told: Any = stored.model_extra["headgate"]["citations"]  # type: ignore[index]
+    assert "twenty-eight days of paid vacation" in told[0]["quote"]
+    (part,) = [part for item in stored.output if item.type == "message" for part in item.content]
+    assert part.type == "output_text"
+    assert [(note.type, note.file_id, note.filename, note.index) for note in part.annotations if note.type == "file_citation"] == [
+        ("file_citation", citation["file_id"], citation["filename"], citation["answer_end"]) for citation in told
+    ]
+    assert response.output_text == part.text
+    assert "twenty-eight days of paid vacation" in " ".join(part.text[told[0]["answer_start"] : told[0]["answer_end"]].split())
+    assert [dict(note)["index"] for note in notes] == ([citation["answer_end"] for citation in told] if stream else [])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["extractive", "writer"])
+def test_the_messages_dialect_cites_in_its_own_form(world: World, model: str, stream: bool) -> None:
+    request: dict[str, Any] = {
+        "model": model,
+        "max_tokens": 500,
+        "messages": [{"role": "user", "content": "How many days of vacation does an employee get each year?"}],
+        "tools": [{"type": "file_search", "vector_store_ids": [world.store]}],
+    }
+    deltas: list[Any] = []
+    with anthropic.Anthropic(base_url=world.serve.url, api_key=world.serve.keys["chat"], max_retries=0) as sdk:
+        if stream:
+            with sdk.messages.stream(**request) as events:
+                deltas = [event.citation for event in events if event.type == "citation"]
+                message: Any = events.get_final_message()
+        else:
+            message = sdk.messages.create(**request)
+    (block,) = message.content
+    assert "twenty-eight days of paid vacation" in " ".join(block.text.split())
+    assert "twenty-eight days of paid vacation" in block.citations[0].cited_text
+    for citation in block.citations:
+        assert (citation.type, citation.document_title) == ("page_location", "handbook.pdf")
+        assert citation.end_page_number == citation.start_page_number + 1
+        assert citation.cited_text in page_texts(world.pdf)[citation.start_page_number - 1]
+        assert citation.cited_text in canonical(world, citation.file_id)
+    assert len(deltas) == (len(block.citations) if stream else 0)
+    if not stream:
+        assert [citation.cited_text for citation in block.citations] == [each["quote"] for each in message.headgate["citations"]]
 
 
 def test_another_tenant_sees_neither_the_store_nor_the_files(world: World) -> None:

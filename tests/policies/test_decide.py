@@ -179,6 +179,21 @@ def test_a_backend_without_a_needed_feature_is_passed_over(load: Load, state: Ma
     assert (pinned.outcome, pinned.status) == ("unsupported_feature", 400)
 
 
+def test_what_no_backend_can_do_is_the_requests_fault_and_what_one_may_do_later_is_not(load: Load, state: MakeState) -> None:
+    policy = load(BACKENDS + "default: mini\nfallback: [claude]")
+    weak = {name: Capabilities(streaming=True) for name in ("mini", "claude")}
+    for features, param in (
+        (Features(needs=("json_schema",)), "response_format"),
+        (Features(needs=("multiple_choices",)), "n"),
+        (Features(provider_tools=("openai/teleport",)), "tools"),
+        (Features(opaque_parts=("acme",)), "messages"),
+    ):
+        refused = decide(policy, features, state(policy, able=weak))
+        assert (refused.outcome, refused.status, refused.param) == ("unsupported_feature", 400, param)
+    later = decide(policy, Features(needs=("tools",)), state(policy, able={"mini": weak["mini"]}, down=("claude",)))
+    assert (later.outcome, later.status) == ("no_permitted_backend", 503)
+
+
 def test_a_request_that_fits_no_window_is_too_long(load: Load, state: MakeState) -> None:
     policy = load(BACKENDS + "default: twin\nfallback: []")
     assert decide(policy, Features(input_tokens=900, output_tokens=100), state(policy)).outcome == "ok"

@@ -98,3 +98,9 @@ def test_any_text_has_features(text: str) -> None:
     features = extract(ask(text), ME, input_tokens=1)
     assert features.complexity is None or 0 <= features.complexity <= 1
     assert features == extract(ask(text), ME, input_tokens=1)
+
+
+def test_how_hard_a_question_is_stays_unknown_where_nothing_asks() -> None:
+    request = ask("Why does the derivative of a constant vanish?")
+    assert extract(request, ME, input_tokens=1).complexity is not None
+    assert extract(request, ME, input_tokens=1, complexity=False).complexity is None

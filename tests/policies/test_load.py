@@ -328,3 +328,10 @@ def test_a_name_that_no_header_can_hold_is_refused_where_it_stands(load: Load, n
     assert lines[0].startswith("policy.yaml:3:3: ")
     assert lines[1].startswith("policy.yaml:5:12: rules[0].name: ")
     assert all("is no name: 1 to 64 of the letters A to Z, digits, spaces and _ . : / @ + - are" in line for line in lines)
+
+
+def test_a_policy_says_whether_it_asks_how_hard_a_question_is(load: Load) -> None:
+    plain = BACKENDS + "default: mini\n"
+    assert not load(plain).asks_complexity
+    assert load(WHOLE).asks_complexity
+    assert load(plain + "rules: [{name: hard, when: {min_complexity: 0.7}, use: [claude]}]\n").asks_complexity

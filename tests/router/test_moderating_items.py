@@ -137,3 +137,19 @@ def test_no_secret_cut_over_the_pieces_of_a_list_is_in_what_is_shown(cuts: list[
     judged = moderate_item(REDACT, {"type": "reasoning", "summary": [{field: piece} for piece in pieces]})
     assert judged.shown is not None
     assert "".join(piece[field] for piece in judged.shown["summary"]) == "[CARD]"
+
+
+@given(st.integers(1, len(SECRET) - 1))
+def test_a_secret_that_goes_on_in_the_next_item_of_its_kind_is_taken_out_there(cut: int) -> None:
+    ends: dict[tuple[str, ...], str] = {}
+    first, second = ({"type": "thinking", "thinking": text, "signature": "c2ln"} for text in (f"it is {SECRET[:cut]}", f"{SECRET[cut:]}, so"))
+    assert moderate_item(REDACT, first, ends).shown is None
+    assert moderate_item(REDACT, second, ends).shown == {**second, "thinking": ", so"}
+    assert moderate_item(REDACT, second, {}).shown is None
+    assert moderate_item(BLOCK, second, {("thinking",): f"it is {SECRET[:cut]}"}).blocked
+
+
+async def test_items_of_two_choices_are_not_read_as_one() -> None:
+    halves = [ProviderItem("anthropic", {"type": "thinking", "thinking": text}, choice) for choice, text in enumerate((SECRET[:9], SECRET[9:]))]
+    (first, second, *_), _ = await staged(REDACT, *halves, Finished("stop"), Finished("stop", 1))
+    assert (first, second) == tuple(halves)

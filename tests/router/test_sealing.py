@@ -10,7 +10,7 @@ SEALER = Sealer(b"a secret of the tests, long enough")
 PART = ProviderPart("anthropic", {"type": "thinking", "thinking": "the plan", "signature": "s"})
 
 
-@given(st.text(), st.dictionaries(st.text(), st.text() | st.integers(min_value=-(2**53), max_value=2**53) | st.booleans() | st.none()))
+@given(st.text(), st.dictionaries(st.text(), st.text() | st.integers(min_value=-(2**80), max_value=2**80) | st.booleans() | st.none()))
 def test_what_was_sealed_opens_unchanged(provider: str, item: dict[str, object]) -> None:
     parts = (ProviderPart(provider, item), PART)
     assert SEALER.of("acme").open(SEALER.of("acme").close(*parts)) == parts

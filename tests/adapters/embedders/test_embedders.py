@@ -56,14 +56,14 @@ async def test_vectors_come_in_the_order_of_the_texts(kind: str) -> None:
 
 
 async def test_openai_is_asked_for_base64_and_takes_every_knob() -> None:
-    answer = {**OPENAI, "data": [{"index": 0, "embedding": to_base64(packed([1.5]))}], "usage": {"prompt_tokens": 7, "total_tokens": 7}}
+    answer = {**OPENAI, "data": [{"index": 0, "embedding": to_base64(packed([1.5, 2.5]))}], "usage": {"prompt_tokens": 7, "total_tokens": 7}}
     attempt = AttemptRecord(backend="subject")
     async with embedding("openai", reply(answer), api_key_env="SOME_API_KEY", headers={"x-extra": "1"}) as (embedder, provider):
-        made = await embedder.embed(EmbedRequest(("hello",), dimensions=64, user="u"), attempt)
+        made = await embedder.embed(EmbedRequest(("hello",), dimensions=2, user="u"), attempt)
     (asked,) = provider.exchanges
     assert (asked.path, asked.headers["authorization"], asked.headers["x-extra"]) == ("/v1/embeddings", "Bearer secret", "1")
-    assert asked.json == {"model": "small", "input": ["hello"], "encoding_format": "base64", "dimensions": 64, "user": "u"}
-    assert (unpacked(made.vectors[0]), made.model, made.usage) == ([1.5], "small-2", Usage(input_tokens=7))
+    assert asked.json == {"model": "small", "input": ["hello"], "encoding_format": "base64", "dimensions": 2, "user": "u"}
+    assert (unpacked(made.vectors[0]), made.model, made.usage) == ([1.5, 2.5], "small-2", Usage(input_tokens=7))
 
 
 async def test_gemini_is_asked_in_one_batch_and_has_no_user() -> None:
@@ -88,6 +88,9 @@ FAULTS: list[tuple[Reply, type[BackendError], bool]] = [
     (reply({"data": [{"embedding": "?"}, {"embedding": "?"}]}), ProviderFault, True),
     (reply({"data": [{"embedding": [1.0]}, {"embedding": [1.0, 2.0]}]}), ProviderFault, True),
     (reply({"data": [{"embedding": [1e300]}, {"embedding": [1.0]}]}), ProviderFault, True),
+    (reply({"data": [{"embedding": []}, {"embedding": []}]}), ProviderFault, True),
+    (reply({"data": [{"index": 1, "embedding": [1.0]}, {"index": 1, "embedding": [2.0]}]}), ProviderFault, True),
+    (reply({"data": [{"index": 1, "embedding": [1.0]}, {"index": 2, "embedding": [2.0]}]}), ProviderFault, True),
     (Reply([b"<html>"], headers={"content-type": "text/html"}), ProviderFault, True),
     (Reply([Hang()]), BackendTimeout, True),
 ]
@@ -103,6 +106,23 @@ async def test_a_fault_is_typed_and_only_what_was_worked_on_is_billed(script: Re
     assert attempt.usage is not None
     assert attempt.usage.source == "estimated"
     assert (attempt.usage.input_tokens > 0) == billed
+
+
+async def test_vectors_of_another_length_than_was_asked_for_are_no_answer_and_are_billed_as_counted() -> None:
+    answer = {"data": [{"index": place, "embedding": [1.0, 2.0, 3.0]} for place in range(2)], "usage": {"prompt_tokens": 7}}
+    attempt = AttemptRecord(backend="subject")
+    async with embedding("openai", reply(answer)) as (embedder, _):
+        with pytest.raises(ProviderFault, match="3 numbers, and 2"):
+            await embedder.embed(EmbedRequest(TWO.texts, dimensions=2), attempt)
+    assert attempt.usage == Usage(input_tokens=7)
+
+
+async def test_a_count_of_nothing_is_no_count() -> None:
+    attempt = AttemptRecord(backend="subject")
+    async with embedding("openai", reply({**OPENAI, "usage": {"prompt_tokens": 0}})) as (embedder, _):
+        made = await embedder.embed(TWO, attempt)
+    assert made.usage.source == "estimated"
+    assert made.usage.input_tokens > 0
 
 
 async def test_nothing_is_called_without_a_key_or_a_server() -> None:

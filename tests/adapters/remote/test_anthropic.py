@@ -17,7 +17,7 @@ from adapters.anthropic.messages import AnthropicBackend
 from adapters.anthropic.messages_stream import MessageDecoder
 from adapters.anthropic.models import traits_of
 from adapters.backend import BackendContext, create_backend, kind_named, missing_features
-from adapters.errors import Overloaded, UnsupportedFeature
+from adapters.errors import Overloaded, ProviderFault, UnsupportedFeature
 from adapters.remote import WireCall
 from adapters.sse import SseEvent
 from adapters.types import (
@@ -35,6 +35,7 @@ from adapters.types import (
     ToolCallDelta,
     ToolCallPart,
     ToolChoice,
+    Usage,
     UsageReported,
 )
 
@@ -272,7 +273,7 @@ def test_marks_of_an_hour_become_five_minutes_without_leave() -> None:
     plain = {"type": "ephemeral"}
     assert (body["messages"][0]["content"][0]["cache_control"], body["tools"][0]["cache_control"], body["cache_control"]) == (plain, plain, plain)
     assert call.ignored == ("cache_control.ttl",)
-    assert sent(asked, pass_through=["cache_ttl"])[0]["cache_control"] == mark
+    assert sent(asked, pass_through=["cache_ttl"], price={"input": 3, "output": 15, "cache_write": 6})[0]["cache_control"] == mark
 
 
 def test_what_costs_more_is_not_sent_and_is_named() -> None:
@@ -357,3 +358,32 @@ def test_a_compaction_is_billed_though_the_total_leaves_it_out() -> None:
 def test_an_error_that_comes_whole_is_an_error() -> None:
     with pytest.raises(Overloaded):
         MessageDecoder().whole(b'{"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}')
+
+
+def test_an_hours_cache_is_let_out_only_at_a_price_of_the_tables_own() -> None:
+    with pytest.raises(ValueError, match="cache_write"):
+        backend(pass_through=["cache_ttl"])
+
+
+def test_a_compaction_is_billed_once_however_often_it_is_told() -> None:
+    decoder = MessageDecoder()
+    done = [{"type": "compaction", "input_tokens": 100, "output_tokens": 10, "cache_read_input_tokens": 5}]
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 20, "cache_read_input_tokens": 3, "output_tokens": 1, "iterations": done}}}
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7, "iterations": done}}
+    told = [event for each in (start, end, end) for event in decoder.feed(SseEvent("", json.dumps(each).encode())) if isinstance(event, UsageReported)]
+    assert told[-1].usage == Usage(input_tokens=20 + 3 + 100 + 5, output_tokens=7 + 10, cache_read_input_tokens=8)
+
+
+def test_a_block_that_was_not_said_to_end_is_not_lost_and_a_piece_of_none_is_a_fault() -> None:
+    decoder = MessageDecoder()
+    said: list[Any] = [
+        {"type": "message_start", "message": {}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "Hm"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "c2ln"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "message_stop"},
+    ]
+    events = [event for each in said for event in decoder.feed(SseEvent("", json.dumps(each).encode()))]
+    assert [event.item for event in events if isinstance(event, ProviderItem)] == [{"type": "thinking", "thinking": "Hm", "signature": "c2ln"}]
+    with pytest.raises(ProviderFault):
+        decoder.feed(SseEvent("", b'{"type": "content_block_delta", "index": 9, "delta": {"type": "text_delta", "text": "lost"}}'))

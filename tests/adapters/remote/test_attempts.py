@@ -387,3 +387,27 @@ def test_an_error_body_is_what_the_sdk_makes_of_it() -> None:
     mine = body_failure(body, status=429)
     theirs = APIError(429, {"error": {"code": 429, "message": "slow down", "status": "RESOURCE_EXHAUSTED"}})
     assert (mine.status, mine.message, mine.codes[0]) == (theirs.code, theirs.message, theirs.status)
+
+
+@pytest.mark.parametrize("kind", ["openai", "gemini"])
+async def test_a_report_of_nothing_at_all_is_no_count_and_is_not_free(kind: str) -> None:
+    async with serving(kind, answering(kind, Answer(input_tokens=0, output_tokens=0))) as (backend, _):
+        _, error, attempt = await outcome(backend)
+    assert error is None
+    assert attempt.usage is not None
+    assert attempt.usage.source == "estimated"
+    assert attempt.usage.input_tokens > 0
+    assert attempt.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_refusal_whose_body_breaks_off_or_never_ends_is_what_its_status_says(kind: str) -> None:
+    headers = {"content-type": "application/json", "retry-after": "3"}
+    for steps in ([b'{"error": {', Cut()], [b"x" * 65_536] * 640):
+        async with serving(kind, Reply(steps, status=429, headers=headers)) as (backend, provider):
+            _, error, attempt = await outcome(backend)
+            assert isinstance(error, RateLimited)
+            assert error.retry_after == 3
+            assert attempt.usage == Usage(source="estimated")
+            if len(steps) > 2:
+                assert provider.exchanges[0].sent < 640

@@ -21,6 +21,7 @@ from adapters.types import (
     GenerateRequest,
     ImagePart,
     Message,
+    ProviderItem,
     ProviderPart,
     ProviderTool,
     Reasoning,
@@ -192,26 +193,35 @@ def test_fields_of_an_answer_that_come_back_with_it_go_only_where_they_are_known
     said = Message("assistant", (TextPart("Hi"),), extra={"reasoning_content": "hm", "annotations": [], "vendor": 1})
     request = asked(user(TextPart("x")), said, user(TextPart("y")))
     assert encoded(request)[0]["messages"][1] == {"role": "assistant", "content": "Hi", "vendor": 1}
-    assert encoded(request, base_url=ELSEWHERE)[0]["messages"][1] == {"role": "assistant", "content": "Hi", "vendor": 1, "reasoning_content": "hm"}
+    body, call = encoded(request, base_url=ELSEWHERE)
+    assert body["messages"][1] == {"role": "assistant", "content": "Hi", "vendor": 1}, "they may be another provider's thoughts"
+    assert call.ignored == ("reasoning_content",)
+    body, call = encoded(request, base_url=ELSEWHERE, pass_through=["reasoning_content"])
+    assert body["messages"][1] == {"role": "assistant", "content": "Hi", "vendor": 1, "reasoning_content": "hm"}
+    assert call.ignored == ()
     assert backend().count(request).upper > backend().count(asked(user(TextPart("x")), Message("assistant", (TextPart("Hi"),)), user(TextPart("y")))).upper
 
 
-def test_geminis_signatures_go_back_to_their_calls_but_not_to_openai() -> None:
+def test_geminis_signatures_go_back_to_their_calls_but_not_to_openai_nor_to_another_server() -> None:
+    word = "openai.chat@127.0.0.1:1/v1"
     made = Message(
         "assistant",
         (
             ToolCallPart("a", "f", "{}"),
-            ProviderPart("openai.chat", {"extra_content": {"google": {"thought_signature": "s"}}, "toolCallId": "a"}),
-            ProviderPart("openai.chat", {"extra_content": {"google": {"thought_signature": "t"}}}),
-            ProviderPart("openai.chat", {"annotations": []}),
+            ProviderPart(word, {"extra_content": {"google": {"thought_signature": "s"}}, "toolCallId": "a"}),
+            ProviderPart(word, {"extra_content": {"google": {"thought_signature": "t"}}}),
+            ProviderPart(word, {"annotations": []}),
         ),
     )
+    said = backend(base_url=ELSEWHERE).decoder(asked(), None).whole(b'{"choices": [{"message": {"extra_content": {"a": 1}}, "finish_reason": "stop"}]}')
+    assert [event.provider for event in said if isinstance(event, ProviderItem)] == [word]
     request = asked(user(TextPart("x")), made, Message("tool", (TextPart("y"),), tool_call_id="a"))
     message = encoded(request, base_url=ELSEWHERE)[0]["messages"][1]
     assert message["tool_calls"][0]["extra_content"] == {"google": {"thought_signature": "s"}}
     assert message["extra_content"] == {"google": {"thought_signature": "t"}}
     assert "annotations" not in message
-    assert "extra_content" not in json.dumps(encoded(request)[0])
+    for elsewhere in ({}, {"base_url": "http://127.0.0.1:2/v1"}, {"base_url": "http://127.0.0.1:1/other/v1"}):
+        assert "extra_content" not in json.dumps(encoded(request, **elsewhere)[0])
 
 
 def test_a_tool_of_a_providers_own_goes_only_to_a_backend_that_takes_it() -> None:

@@ -18,6 +18,7 @@ from adapters.types import (
     GenerateRequest,
     ImagePart,
     Message,
+    ProviderItem,
     ProviderPart,
     ProviderTool,
     Reasoning,
@@ -246,3 +247,40 @@ async def test_the_attempt_names_the_providers_request() -> None:
         assert provider.exchanges[0].path == "/v1/responses"
     assert error is None
     assert (attempt.provider_request_id, attempt.model) == ("req-1", "served-model")
+
+
+HERE, THERE = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
+SEALED = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
+
+
+@pytest.mark.parametrize("maker", [None, HERE])
+@pytest.mark.parametrize("asked_one", [None, HERE, THERE])
+def test_encrypted_reasoning_goes_back_only_to_the_server_that_made_it(maker: str | None, asked_one: str | None) -> None:
+    table = {} if maker is None else {"base_url": maker}
+    answer = json.dumps({"status": "completed", "output": [SEALED]}).encode()
+    made = [event for event in backend(**table).decoder(asked(), None).whole(answer) if isinstance(event, ProviderItem)]
+    turn = Message("assistant", (*(ProviderPart(each.provider, each.item) for each in made), TextPart("Yes.")))
+    body = sent(asked(USER, turn, USER), **({} if asked_one is None else {"base_url": asked_one}))
+    assert made
+    assert ("gAAAA" in json.dumps(body)) is (maker == asked_one)
+
+
+def test_what_a_client_sends_unsealed_is_openais_own_and_its_readable_items_go_to_any_server() -> None:
+    call = {"type": "custom_tool_call", "call_id": "c", "name": "run", "input": "ls"}
+    turn = Message("assistant", (ProviderPart("openai", SEALED), ProviderPart("openai", call, required=True)))
+    assert sent(asked(USER, turn))["input"][1:] == [SEALED, call]
+    assert sent(asked(USER, turn), base_url=HERE)["input"][1:] == [call]
+    kept = Message("assistant", (ProviderPart("openai", {"type": "compaction", "encrypted_content": "gAAAA"}, required=True),))
+    with pytest.raises(UnsupportedFeature):
+        backend(base_url=HERE).encode(asked(USER, kept))
+
+
+@pytest.mark.parametrize("url", ["https://eu.api.openai.com/v1", "https://us.api.openai.com/v1"])
+def test_openais_regions_are_openai_itself(url: str) -> None:
+    body = sent(asked(), base_url=url)
+    assert body["include"] == ["reasoning.encrypted_content"]
+
+
+@pytest.mark.parametrize("url", ["https://api.openai.com.example.org/v1", "https://notapi.openai.com/v1"])
+def test_a_host_that_only_looks_like_openais_is_not_openai(url: str) -> None:
+    assert "include" not in sent(asked(), base_url=url)

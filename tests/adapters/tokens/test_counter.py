@@ -10,10 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.backend import BackendContext, create_backend, kind_named
 from adapters.tokens import TokenCounter, counting_once, profile_of
+from adapters.tokens import counter as counting
 from adapters.tokens import vocabulary as words
 from adapters.tokens.profiles import OTHER
 from adapters.types import GenerateRequest, ImagePart, Message, ResponseFormat, TextPart, Tool, ToolCallPart
+from config.settings import Settings
+from router.backends import load_kinds as register_kinds
 
 GPT = profile_of("openai", "gpt-4o", None)
 texts = st.text(max_size=60) | st.sampled_from(["Hello, world!", "<|endoftext|>", "日本語のテキスト", "    \n\n\t", "a" * 200, '{"a": [1, 2, 3]}'])
@@ -36,8 +40,8 @@ def asking(*said: str) -> GenerateRequest:
         ("gpt-4", "cl100k_base", True),
         ("gpt-3.5-turbo", "cl100k_base", True),
         ("gpt-4.1-nano", "o200k_base", True),
-        ("gpt-9", "o200k_base", False),
-        ("o39", "o200k_base", False),
+        ("gpt-9", "estimated", False),
+        ("o39", "estimated", False),
     ],
 )
 def test_a_models_name_tells_its_vocabulary_only_where_it_is_known(model: str, encoding: str, exact: bool) -> None:
@@ -117,12 +121,43 @@ def test_an_exact_count_and_one_with_images_teach_nothing() -> None:
     assert exact.ratio == estimated.ratio == 1.0
 
 
-async def test_a_request_counts_each_text_once_and_keeps_none_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_first_reports_one_in_eight_is_counted_again_and_none_of_an_exact_count() -> None:
+    exact, estimated = TokenCounter(GPT), TokenCounter(OTHER)
+    request = asking("The quick brown fox jumps over the lazy dog. " * 20)
+    wanted = 0
+    for _ in range(10 + 80):
+        if estimated.wants_report():
+            wanted += 1
+            estimated.learn(200, 260, request)
+        assert not exact.wants_report()
+    assert wanted == 10 + 10
+    assert estimated.ratio == pytest.approx(1.3, abs=0.2)
+
+
+def test_only_a_backend_that_can_be_called_and_counts_exactly_takes_a_vocabularys_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(counting, "load", loaded.append)
+    register_kinds(Settings())
+    tables: tuple[dict[str, object], ...] = (
+        {"kind": "openai", "model": "gpt-4o", "base_url": "https://cluster.example.com/v1"},
+        {"kind": "anthropic", "model": "claude-sonnet-4-5"},
+        {"kind": "gemini", "model": "gemini-2.5-pro"},
+        {"kind": "openai", "model": "gpt-4o"},
+    )
+    for table in tables:
+        spec = msgspec.convert(table, kind_named(str(table["kind"])).spec)
+        create_backend("one", spec, BackendContext(environ={"ANTHROPIC_API_KEY": "k", "GEMINI_API_KEY": "k"}))
+    assert loaded == []
+    create_backend("one", spec, BackendContext(environ={"OPENAI_API_KEY": "k"}))
+    assert loaded == ["o200k_base"]
+
+
+async def test_a_request_counts_each_text_once_for_each_way_of_counting_and_keeps_none_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     real = words._count
     monkeypatch.setattr(words, "_count", lambda text, encoding: seen.append(text) or real(text, encoding))
     long = "A text that is long enough to be looked up again."
-    counters = [TokenCounter(GPT), TokenCounter(profile_of("anthropic", "claude-sonnet-4-5", None))]
+    counters = [TokenCounter(GPT), TokenCounter(profile_of("anthropic", "claude-sonnet-4-5", None)), TokenCounter(OTHER)]
 
     async def one_request() -> None:
         counting_once()
@@ -131,9 +166,9 @@ async def test_a_request_counts_each_text_once_and_keeps_none_for_the_next(monke
             counter.count(asking(long))
 
     await asyncio.create_task(one_request())
-    assert seen == [long]
-    await asyncio.create_task(one_request())
     assert seen == [long, long]
+    await asyncio.create_task(one_request())
+    assert seen == [long] * 4
 
 
 def test_counting_two_thousand_characters_takes_well_under_a_millisecond() -> None:

@@ -23,7 +23,7 @@ def measured() -> tuple[Error, ...]:
 
 @pytest.mark.parametrize(
     ("api", "requests", "median", "p95"),
-    [("openai chat", 112, 0.015, 0.10), ("openai responses", 71, 0.025, 0.80), ("anthropic", 89, 0.06, 0.40), ("gemini", 86, 0.07, 0.45)],
+    [("openai chat", 112, 0.015, 0.10), ("openai responses", 71, 0.025, 0.80), ("anthropic", 89, 0.06, 0.40), ("gemini", 86, 0.08, 0.45)],
 )
 def test_the_estimate_is_as_near_as_the_documentation_says(api: str, requests: int, median: float, p95: float) -> None:
     some = [error.n for error in measured() if error.of.api == api]

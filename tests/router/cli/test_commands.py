@@ -115,6 +115,10 @@ def test_doctor_says_what_is_there_and_fails_only_for_what_must_be_mended(headga
     assert "ok    backend extractive: extractive extractive: ready" in done.out
     found = {finding["subject"]: finding["level"] for finding in headgate("doctor", "--json").json}
     assert found["database"] == "ok"
+    (tmp_path / "embedders.yaml").write_text(
+        "version: 1\nbackends: {mini: {kind: scripted}}\nembedders: {small: {kind: openai, model: text-embedding-3-small}}\ndefault: mini\n"
+    )
+    assert "note  embedder small: openai text-embedding-3-small: OPENAI_API_KEY is not set" in headgate("doctor", "--config", "embedders.yaml").out
     (tmp_path / "bad.yaml").write_text("version: 1\ndefault: nope\n")
     broken = headgate("doctor", "--config", "bad.yaml", DATABASE_URL="postgresql://me:hidden@127.0.0.1:1/x")
     assert broken.status == 1

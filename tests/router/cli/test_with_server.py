@@ -20,7 +20,7 @@ from tests.serving import Serve, environment, headgate, headgate_json, served
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     home = tmp_path_factory.mktemp("server")
     (home / "headgate.yaml").write_text(POLICY)
-    with served(home) as running:
+    with served(home, models=False) as running:
         yield running
 
 

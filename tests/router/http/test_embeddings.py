@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 import pytest
@@ -228,3 +229,15 @@ async def test_without_the_compute_process_the_local_model_says_what_is_missing(
         status, answer, _ = await post(service, {"model": "all-MiniLM-L6-v2", "input": "a"})
         assert (status, answer["error"]["code"]) == (503, "backend_unavailable")
         assert "headgate[documents]" in answer["error"]["message"]
+
+
+async def test_administrators_see_the_embedders_and_whether_they_are_ready(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path) as (service, _),
+        aiohttp.ClientSession(headers=service.bearer(service.admin_key)) as session,
+        session.get(f"{service.url}/admin/backends") as response,
+    ):
+        found = {each["name"]: each for each in (await response.json())["embedders"]}
+    assert not found["all-MiniLM-L6-v2"]["health"]["ready"], "there is no compute process"
+    assert (found["small"]["model"], found["small"]["clearance"]) == ("text-embedding-3-small", "internal")
+    assert found["small"]["health"]["ready"]

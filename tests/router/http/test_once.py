@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,13 +13,18 @@ from typing import Any
 
 import aiohttp
 import openai
+import psutil
 import pytest
 from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
 
+from config.database import open_database
 from router.http import once
 from router.kept_tables import idempotency
 from router.tables import ledger, reservations, workers
-from tests.fakes.provider import Cut, Exchange, FakeProvider, Mark, Reply, Wait
+from tests.e2e.money_books import check_sums, settled_books
+from tests.e2e.test_money import whole, worker_pids
+from tests.fakes.provider import Cut, Exchange, FakeProvider, Hang, Mark, Reply, Wait
 from tests.fakes.wire import Answer, answering, failing, openai_steps
 from tests.serving import Service, serving, until
 
@@ -209,6 +216,56 @@ async def test_the_record_of_a_dead_worker_is_taken_over(tmp_path: Path, databas
         assert len(upstream.exchanges) == 2
 
 
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
+async def test_what_a_stop_of_the_service_ended_runs_anew(body: dict[str, Any], tmp_path: Path, database_url: str) -> None:
+    begun = asyncio.Event()
+    replies = [held(openai_steps(Answer()), asyncio.Event(), begun), answering("openai")]
+    async with FakeProvider(replies) as upstream, two_workers(upstream, tmp_path, database_url) as (first, second):
+        running = asyncio.create_task(send(first, body, "k-1"))
+        await begun.wait()
+        first.gateway.interrupt()
+        assert b"shutting_down" in (await running)[2]
+        await until(lambda: not first.gateway._tasks)
+        status, headers, content = await send(second, body, "k-1", api_key=first.key)
+        assert (status, headers.get("idempotency-replayed")) == (200, None)
+        assert b"world" in content
+        assert sorted(row.outcome for row in await ledger_rows(first)) == ["cancelled", "ok"]
+        late = await send(first, body, "k-2")
+        assert (late[0], json.loads(late[2])["error"]["code"]) == (503, "shutting_down")
+        assert len(upstream.exchanges) == 2
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+async def test_a_claim_that_the_database_does_not_take_is_refused_in_the_dialects_words(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FakeProvider(answering("openai")) as upstream, serving(policy(upstream), tmp_path) as service:
+        monkeypatch.setattr(service.gateway.idempotency, "claim", away)
+        status, _, content = await send(service, DIALECTS[path], "k-1", path=path)
+        assert status == 500
+        assert json.loads(content)["error"]["type"] == ("api_error" if path == "/v1/messages" else "server_error")
+        assert upstream.exchanges == []
+
+
+async def away(*_: object) -> Any:
+    raise OperationalError("SELECT", None, OSError("away"))
+
+
+async def test_a_waiting_stream_never_ends_silently(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, begun = asyncio.Event(), asyncio.Event()
+    quick = "commit_after_s: 0.05, heartbeat_s: 0.05"
+    async with FakeProvider(held(openai_steps(Answer()), go, begun)) as upstream, two_workers(upstream, tmp_path, database_url, quick) as (first, second):
+        running = asyncio.create_task(send(first, STREAM, "k-1"))
+        await begun.wait()
+        headers = {**first.bearer(), "idempotency-key": "k-1"}
+        async with aiohttp.ClientSession() as session, session.post(f"{second.url}/v1/chat/completions", json=STREAM, headers=headers) as response:
+            await response.content.readuntil(b"\n\n")
+            monkeypatch.setattr(second.gateway.idempotency, "claim", away)
+            text = await response.text()
+        assert '"code":"internal_error"' in text
+        assert text.rstrip().endswith("data: [DONE]")
+        go.set()
+        assert (await running)[0] == 200
+
+
 async def test_records_are_encrypted_and_expire(tmp_path: Path) -> None:
     async with FakeProvider(answering("openai")) as upstream, serving(policy(upstream, "idempotency_s: 0.2"), tmp_path) as service:
         await send(service, BODY, "the-key")
@@ -271,3 +328,28 @@ async def test_embeddings_are_billed_once_too(tmp_path: Path) -> None:
             assert answers[1][2] == answers[2][2]
             assert answers[2][1]["idempotency-replayed"] == "true"
             assert len(upstream.exchanges) == 2
+
+
+async def test_the_sdks_retry_outlives_a_killed_worker(tmp_path: Path) -> None:
+    """`kill -9` of the worker that runs the request: its attempt is booked as crashed, and the SDK's own retry gets the one answer."""
+
+    async def script(exchange: Exchange) -> Reply:
+        return Reply([Hang()]) if exchange is upstream.exchanges[0] else answering("openai")
+
+    async with FakeProvider(script) as upstream, whole(tmp_path, policy(upstream), {}) as serve:
+        address = ("127.0.0.1", upstream.port)
+        async with openai.AsyncOpenAI(base_url=f"{serve.url}/v1", api_key=serve.keys["chat"], max_retries=3, default_headers={"Idempotency-Key": "k-1"}) as sdk:
+            asking = asyncio.create_task(sdk.chat.completions.with_raw_response.create(**BODY))  # type: ignore[call-overload]
+            await upstream.exchange(0)
+            (victim,) = [pid for pid in worker_pids(serve) if address in [each.raddr for each in psutil.Process(pid).net_connections()]]
+            os.kill(victim, signal.SIGKILL)
+            async with asyncio.timeout(20):
+                raw = await asking
+                again = await sdk.chat.completions.with_raw_response.create(**BODY)  # type: ignore[call-overload]
+        assert (raw.content, again.headers["idempotency-replayed"]) == (again.content, "true")
+        database = open_database(f"sqlite:///{tmp_path / 'headgate.db'}")
+        found = await settled_books(database)
+        await database.aclose()
+    assert sorted((row["outcome"], row["entry"]) for row in found.ledger) == [("crashed", "recovery"), ("ok", "settlement")]
+    assert len(upstream.exchanges) == 2
+    check_sums(found, "default", {})

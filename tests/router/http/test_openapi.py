@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,20 @@ def test_a_chat_is_described_with_its_body(document: dict[str, Any]) -> None:
     assert {"model", "messages", "stream", "tools", "headgate"} <= body["properties"].keys()
     assert sorted(body["required"]) == ["messages", "model"]
     assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+
+
+def test_the_three_dialects_describe_their_answers_and_their_errors(document: dict[str, Any]) -> None:
+    for path, own, error in (
+        ("chat/completions", "choices", {"error"}),
+        ("responses", "output", {"error"}),
+        ("messages", "content", {"type", "error", "request_id"}),
+    ):
+        answers = document["paths"][f"/v1/{path}"]["post"]["responses"]
+        assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+        assert {own, "model", "usage", "headgate"} <= answers["200"]["content"]["application/json"]["schema"]["properties"].keys()
+        shape = answers["default"]["content"]["application/json"]["schema"]
+        shape = document["components"]["schemas"][shape["$ref"].rpartition("/")[2]] if "$ref" in shape else shape
+        assert shape["properties"].keys() == error
 
 
 def test_every_route_that_takes_a_body_describes_it(document: dict[str, Any]) -> None:
@@ -80,3 +95,31 @@ async def test_an_unknown_path_is_answered_in_our_shape_with_a_request_id(tmp_pa
         assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
         assert (await answer.json())["error"]["code"] == "not_found"
         assert "/docs" in (await answer.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/chat/completions", 401),
+        ("POST", "/v1/messages", 401),
+        ("GET", "/admin/ledger", 401),
+        ("GET", "/v1/messages", 405),
+        ("GET", "/health/live", 200),
+    ],
+)
+async def test_every_answer_names_its_request_once_however_early_it_was_refused(tmp_path: Path, method: str, path: str, status: int) -> None:
+    key = {"x-api-key": "hg-unknown"}
+    async with serving(POLICY, tmp_path) as service, aiohttp.ClientSession() as session, session.request(method, service.url + path, headers=key) as answer:
+        assert answer.status == status
+        (request_id,) = answer.headers.getall("x-request-id")
+        assert re.fullmatch(r"[0-9a-f]{32}", request_id)
+        if path == "/v1/messages":
+            assert answer.headers.getall("request-id") == [request_id] == [(await answer.json())["request_id"]]
+
+
+async def test_a_body_that_is_too_large_is_refused_in_words_that_help(tmp_path: Path) -> None:
+    body = io.BytesIO(b" " * (2**20 + 1))
+    async with serving(f"{POLICY}settings: {{max_body_mb: 1}}\n", tmp_path) as service, aiohttp.ClientSession() as session:
+        answer = await session.post(f"{service.url}/v1/chat/completions", headers=service.bearer(), data=body)
+        assert answer.status == 413
+        assert "max_body_mb" in (await answer.json())["error"]["message"]

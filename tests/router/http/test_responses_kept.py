@@ -12,10 +12,10 @@ import openai
 import pytest
 from sqlalchemy import func, select, update
 
-from router.kept_tables import conversation_items, conversations, kept_responses
+from router.kept_tables import conversation_items, conversations, idempotency, kept_responses
 from tests.fakes.provider import Cut, FakeProvider, Reply
 from tests.fakes.wire import Answer, Call, answering, anthropic_steps
-from tests.serving import Service, serving
+from tests.serving import Service, serving, until
 
 WEATHER: Any = [{"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]
 THOUGHT = Answer(texts=(), reasoning=("I should ask.",), calls=(Call("toolu_1", "weather", ('{"city": "Paris"}',)),))
@@ -305,3 +305,42 @@ async def test_a_keyed_turn_is_added_to_its_conversation_once(tmp_path: Path) ->
         assert answers[0].id == answers[1].id
         assert len([item async for item in sdk.conversations.items.list(conversation.id)]) == 2
         assert len(upstream.exchanges) == 1
+
+
+async def test_deleting_a_response_deletes_what_was_kept_for_its_retry(tmp_path: Path, database_url: str) -> None:
+    async with FakeProvider(answering("anthropic")) as upstream, serving_sdk(upstream, tmp_path, database_url) as (service, sdk):
+        made = await respond(sdk, input="Hi", extra_headers={"Idempotency-Key": "k-1"})
+        await respond(sdk, input="Hi", extra_headers={"Idempotency-Key": "k-2"})
+        async with stranger(service) as other:
+            with pytest.raises(openai.NotFoundError):
+                await other.responses.delete(made.id)
+        assert await answers_kept(service) == 2
+        await sdk.responses.delete(made.id)
+        assert await answers_kept(service) == 1
+
+
+async def answers_kept(service: Service) -> int:
+    return len(await service.database.read(lambda connection: connection.execute(select(idempotency)).all()))
+
+
+async def test_a_turn_whose_client_leaves_at_its_end_is_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FakeProvider(answering("anthropic")) as upstream, serving_sdk(upstream, tmp_path) as (service, sdk):
+        conversation = await sdk.conversations.create()
+        keeping, go = asyncio.Event(), asyncio.Event()
+        keep = service.gateway.turns.keep
+
+        async def slowly(*given: Any, **more: Any) -> None:
+            keeping.set()
+            await go.wait()
+            await keep(*given, **more)
+
+        monkeypatch.setattr(service.gateway.turns, "keep", slowly)
+        asking = asyncio.create_task(respond(sdk, input="Hi", conversation=conversation.id))
+        await keeping.wait()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: service.gateway.policy.current.users == 0)
+        go.set()
+        await until(lambda: not service.gateway._tasks)
+        assert len([item async for item in sdk.conversations.items.list(conversation.id)]) == 2
+        assert len(await rows(service)) == 1

@@ -234,3 +234,11 @@ def test_citations_are_annotations_of_the_text_that_holds_them() -> None:
     (added,) = [event for event in stream if event["type"] == "response.output_text.annotation.added"]
     assert added["annotation"] == {"type": "file_citation", "file_id": "file-1", "filename": "a.pdf", "index": 5}
     assert stream[-1]["response"]["output"][0]["content"][0]["annotations"] == [added["annotation"]]
+
+
+def test_thoughts_that_moderation_changed_after_their_item_told_them_swallow_nothing_later() -> None:
+    encoder = ResponsesDialect(decoded(input="Hi").echo, SEAL).stream(Opening("abc", 1, "some-model"))
+    item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "it is 4111"}], "encrypted_content": "gA"}
+    said = encoder.event(ProviderItem("openai", item)) + encoder.event(ReasoningDelta("[CARD]")) + encoder.event(ReasoningDelta("it is "))
+    deltas = [json.loads(line[6:]) for line in said.decode().splitlines() if line.startswith("data: ")]
+    assert "".join(each["delta"] for each in deltas if each["type"] == "response.reasoning_summary_text.delta") == "[CARD]it is "
