@@ -16,7 +16,6 @@ from adapters.opaque import Leaf, leaves, rebuilt
 from adapters.types import JsonObject
 from policies.moderation import ArgumentsModerator, Match, Moderator, RuleSet
 
-
 Family: TypeAlias = tuple[str, ...]
 """A place in an item's shape, whichever element of a list it is in."""
 

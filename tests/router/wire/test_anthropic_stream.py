@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.anthropic.messages_stream import CITATIONS, MESSAGE_END
+from adapters.anthropic.messages_stream import CALL_FIELDS, CITATIONS, MESSAGE_END
 from adapters.collect import Collected, Collector
 from adapters.types import Citation, Event, Finished, ProviderItem, ProviderPart, ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from router.http.errors import ErrorDetail
@@ -295,3 +295,21 @@ def test_a_failure_is_one_error_event_also_before_the_first() -> None:
     value = json.loads(data.removeprefix("data: "))
     assert name == "event: error"
     assert (value["type"], value["error"]["type"], value["request_id"], value["headgate"]["backend"]) == ("error", "api_error", "r1", "b")
+
+
+def test_what_stands_on_a_call_is_told_as_moderation_lets_it_be_seen() -> None:
+    fields = {"type": CALL_FIELDS, "id": "c1", "fields": {"toolset": "joe@example.com"}}
+    events: list[Event] = [
+        ProviderItem("anthropic", fields, shown={**fields, "fields": {"toolset": "[EMAIL]"}}),
+        ToolCallDelta(0, id="c1", name="f", arguments="{}"),
+    ]
+    ending = Ending((Finished("tool_calls"),), Usage(), ABOUT)
+    encoder = MessagesDialect(SEAL).stream(OPENING)
+    streamed = b"".join(encoder.event(event) for event in events) + encoder.end(ending)
+    collector = Collector()
+    for event in events:
+        collector.add(event)
+    whole = MessagesDialect(SEAL).whole(OPENING, collector.result(), ending)
+    for said in (streamed, whole):
+        assert b"[EMAIL]" in said
+        assert b"joe@example.com" not in said
