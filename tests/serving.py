@@ -8,13 +8,14 @@ import os
 import re
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -141,6 +142,9 @@ def _migrated() -> bytes:
         database = open_database(f"sqlite:///{path}")
         migrate_state(database)
         database.close()
+        with closing(sqlite3.connect(path)) as connection:
+            # Connections that close in the same moment each take another for the last one, and then what was written stays in the log beside the file.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return path.read_bytes()
 
 
