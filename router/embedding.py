@@ -22,10 +22,10 @@ from config.prices import FREE, Price
 from policies.access import Principal, may_handle
 from policies.features import highest
 from policies.limits import check_input
-from router.books import BudgetExceeded
 from router.http.errors import ApiError
 from router.local_embedder import LocalEmbedder
-from router.settlement import AttemptPlan, Booking, Caps, measured
+from router.money.books import BudgetExceeded
+from router.money.settlement import AttemptPlan, Booking, Caps, measured
 from router.wire.call import Hints
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from policies.features import extract, highest
 from policies.limits import check_input
 from policies.load import Policy
 from router.http.errors import ApiError
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
 from router.wire.openai_chat import decode_chat
 
 

@@ -19,20 +19,20 @@ from config.settings import Settings
 from policies.access import Action, Principal, allowed
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
-from router.accounting import Accounting
 from router.auth import Authenticator
-from router.conversations import Conversations
 from router.http.errors import ApiError
-from router.idempotency import Idempotency
-from router.insisting import insist
+from router.kept.conversations import Conversations
+from router.kept.idempotency import Idempotency
+from router.kept.remembering import RememberedParts
+from router.kept.sealing import Sealer
+from router.kept.turns import Turns
 from router.launch import installed
+from router.money.accounting import Accounting
+from router.money.insisting import insist
+from router.money.settlement import Booking, Settlement, unmeasured
 from router.policy_in_force import REFRESH_S, PolicyHolder
-from router.remembering import RememberedParts
-from router.sealing import Sealer
-from router.settlement import Booking, Settlement, unmeasured
 from router.tables import workers
 from router.telemetry import Metrics
-from router.turns import Turns
 
 T = TypeVar("T")
 log = structlog.get_logger("headgate.gateway")

@@ -2,8 +2,8 @@
 
 limits -> data class -> ground -> decide -> [ reserve -> generate -> cite -> moderate ] per attempt -> settle
 
-What is in brackets stands in `router.attempts`: what an attempt is in `router.attempt`, which one comes next in `router.course`, and what is set aside
-for it in `router.bookings`.
+What is in brackets stands in `router.attempts`: the loop in `loop`, what an attempt is in `attempt`, which one comes next in `course`, and what
+is set aside for it in `bookings`.
 
 The order is the security and the billing argument: nothing is retrieved before the request passed the input rules, nothing is called
 before its upper bound is reserved, nothing is delivered before it is moderated, and every exit settles.
@@ -33,18 +33,18 @@ from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
 from policies.limits import check_input
 from retrieval.values import SearchRequest
-from router.attempt import Attempt
-from router.attempts import Attempts
-from router.bookings import Bookings
-from router.books import BudgetExceeded
-from router.course import Step
+from router.attempts.attempt import Attempt
+from router.attempts.bookings import Bookings
+from router.attempts.course import Step
+from router.attempts.loop import Attempts
+from router.attempts.structured import StructuredAnswer, may_stream, required_format
 from router.gateway import Gateway
 from router.history import Histories
 from router.http.errors import ApiError
 from router.moderating import Moderation
+from router.money.books import BudgetExceeded
+from router.money.settlement import AttemptPlan, Caps, Purpose, Settlement
 from router.policy_in_force import ActivePolicy
-from router.settlement import AttemptPlan, Caps, Purpose, Settlement
-from router.structured import StructuredAnswer, may_stream, required_format
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.wire.call import Call
 from router.wire.headgate import Headgate

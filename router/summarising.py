@@ -16,8 +16,8 @@ from policies.features import Features
 from policies.history import transcript
 from policies.overlay import compiled
 from policies.schema import Moderation
-from router.attempt import Attempt
-from router.bookings import Bookings
+from router.attempts.attempt import Attempt
+from router.attempts.bookings import Bookings
 from router.history import SUMMARY_TOKENS
 
 if TYPE_CHECKING:

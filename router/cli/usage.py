@@ -10,8 +10,8 @@ import click
 import msgspec
 from sqlalchemy import Connection
 
-from router import reports
 from router.cli.common import config_option, json_option, moment, open_home, period_options, print_json, print_table, require_tenant
+from router.money import reports
 
 
 @click.command()

@@ -12,11 +12,12 @@ from msgspec import Meta, Struct
 from config.yamlfile import Problem
 from policies.access import may_grant
 from policies.load import PolicyError, load_policy
-from router import auth, policy_store, reports
+from router import auth, policy_store
 from router.backends import try_backends
 from router.embedding import candidates
 from router.http.context import HttpRequest, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
+from router.money import reports
 from router.policy_in_force import known_price
 
 if TYPE_CHECKING:

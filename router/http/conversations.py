@@ -10,12 +10,12 @@ from msgspec import Meta, Struct
 
 from adapters.types import JsonObject
 from retrieval.values import NotFound
-from router.conversations import Conversation, Item
 from router.http.context import HttpRequest, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
 from router.http.items import kept_items
 from router.http.listing import Deleted, Listing, missing, page_request
-from router.sealing import Seal
+from router.kept.conversations import Conversation, Item
+from router.kept.sealing import Seal
 from router.wire.openai_responses_items import messages_of
 
 MOST = 100

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adapters.types import JsonObject
-from router.conversations import item_id
-from router.keeping import usable_id
+from router.kept.conversations import item_id
+from router.kept.keeping import usable_id
 
 
 def kept_items(given: str | Sequence[JsonObject] | None) -> tuple[JsonObject, ...]:

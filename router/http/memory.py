@@ -8,7 +8,7 @@ import msgspec
 
 from adapters.collect import Collector
 from adapters.types import Event, ProviderItem, ToolCallDelta
-from router.remembering import RememberedParts
+from router.kept.remembering import RememberedParts
 from router.wire.call import Call
 
 if TYPE_CHECKING:

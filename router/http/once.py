@@ -19,8 +19,8 @@ from router.gateway import SHUTTING_DOWN
 from router.http.connected import while_connected
 from router.http.errors import FAILED, ApiError, ErrorDetail
 from router.http.sending import EventSender
-from router.idempotency import Claim, KeptAnswer, Keyed, Mine, Mismatch, Running, keyed
-from router.insisting import insist
+from router.kept.idempotency import Claim, KeptAnswer, Keyed, Mine, Mismatch, Running, keyed
+from router.money.insisting import insist
 
 if TYPE_CHECKING:
     from policies.access import Principal

@@ -12,7 +12,7 @@ from adapters.types import JsonObject
 from policies.features import highest
 from retrieval.values import NotFound
 from router.http.errors import ApiError
-from router.turns import Turns
+from router.kept.turns import Turns
 from router.wire.openai_responses_out import response_id
 
 REFERENCE = "item_reference"

@@ -14,12 +14,12 @@ from adapters.collect import Collector
 from adapters.types import Event, JsonObject, Message, Part, RefusalPart, TextPart
 from policies.features import highest
 from retrieval.values import NotFound
-from router.conversations import Item, answer_items, messages_of
 from router.http.errors import ApiError
 from router.http.items import kept_items
 from router.http.listing import missing
 from router.http.references import given_input
-from router.turns import History, InConversation, Turn
+from router.kept.conversations import Item, answer_items, messages_of
+from router.kept.turns import History, InConversation, Turn
 from router.wire.call import Call
 from router.wire.openai_responses_items import messages_of as decoded_items
 

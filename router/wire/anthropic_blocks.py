@@ -23,7 +23,7 @@ from adapters.anthropic.wire import (
 )
 from adapters.types import FilePart, ImagePart, JsonObject, Message, Part, ProviderPart, TextPart, ToolCallPart
 from router.http.errors import ApiError, invalid
-from router.sealing import PREFIX, Seal
+from router.kept.sealing import PREFIX, Seal
 
 T = TypeVar("T")
 PROVIDER = "anthropic"

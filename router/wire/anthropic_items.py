@@ -10,7 +10,7 @@ from adapters.anthropic.content import INVALID_JSON
 from adapters.anthropic.messages_stream import FINISH, PROVIDER
 from adapters.types import Citation, Finished, JsonObject, ProviderItem, ProviderPart, Usage, decode_json_object
 from router.http.errors import nested_beyond
-from router.sealing import Seal
+from router.kept.sealing import Seal
 
 DEEPEST_INPUT = 512
 """Objects and lists inside each other in a call's arguments, as moderation has it too: deeper ones could be read and not written again."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from adapters.anthropic.wire import CountBody, CustomTool, FileSearchTool, MessagesBody, OutputConfig, ThinkingIn, ToolChoiceIn
 from adapters.types import GenerateRequest, JsonObject, Message, ProviderTool, Reasoning, ResponseFormat, Tool, ToolChoice
 from router.http.errors import ApiError
-from router.sealing import Seal
+from router.kept.sealing import Seal
 from router.wire.anthropic_blocks import PROVIDER, fields_of, messages_of, read, rest
 from router.wire.call import Call, Hints
 from router.wire.json_in import json_object

@@ -8,7 +8,7 @@ from adapters.anthropic.messages_stream import CALL_FIELDS, CITATIONS, MESSAGE_E
 from adapters.collect import Collected, CollectedChoice
 from adapters.types import Citation, JsonObject, ProviderItem, ProviderPart, TextPart, ToolCallPart, Usage
 from router.http.errors import ErrorDetail
-from router.sealing import Seal
+from router.kept.sealing import Seal
 from router.wire.anthropic_errors import error_object
 from router.wire.anthropic_items import MessageEnd, citation_objects, own, sealed_block, shown_of, stop_of, tool_input, usage_object
 from router.wire.anthropic_stream import PING, MessageStream

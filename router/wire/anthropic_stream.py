@@ -21,7 +21,7 @@ from adapters.types import (
     UsageReported,
 )
 from router.http.errors import ErrorDetail
-from router.sealing import Seal
+from router.kept.sealing import Seal
 from router.wire.anthropic_errors import error_object
 from router.wire.anthropic_items import MessageEnd, citation_objects, own, shown_of, stop_of, token_of, usage_object
 from router.wire.dialect import Ending

@@ -30,7 +30,7 @@ from adapters.openai.chat_request import (
 )
 from adapters.types import GenerateRequest, JsonObject, ProviderTool, Reasoning, ResponseFormat, Tool, ToolChoice
 from router.http.errors import ApiError, invalid
-from router.sealing import Seal
+from router.kept.sealing import Seal
 from router.wire.call import Call, Hints
 from router.wire.json_in import json_object
 from router.wire.openai_chat_messages import PROVIDER, core_message, refuse, unknown

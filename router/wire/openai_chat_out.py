@@ -25,7 +25,7 @@ from adapters.types import (
     UsageReported,
 )
 from router.http.errors import ErrorDetail
-from router.sealing import Seal
+from router.kept.sealing import Seal
 from router.wire.dialect import Ending, Opening
 from router.wire.headgate import Headgate
 from router.wire.openai_chat_pieces import logprobs_object, plain, url_citations, usage_object

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from adapters.types import GenerateRequest, JsonObject, Message, ProviderTool, Reasoning, ResponseFormat, TextPart, Tool, ToolChoice
 from router.http.errors import invalid
-from router.sealing import Seal
+from router.kept.sealing import Seal
 from router.wire.call import Call, Hints
 from router.wire.json_in import json_object
 from router.wire.openai_responses_items import converted, messages_of, refuse

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from adapters.types import AudioPart, FilePart, ImagePart, JsonObject, Message, Part, ProviderPart, RefusalPart, Role, TextPart, ToolCallPart
 from router.http.errors import ApiError, invalid
-from router.sealing import PREFIX, Seal
+from router.kept.sealing import PREFIX, Seal
 
 PROVIDER = "openai"
 

@@ -22,7 +22,7 @@ from adapters.types import (
     Usage,
 )
 from router.http.errors import ErrorDetail
-from router.sealing import Seal
+from router.kept.sealing import Seal
 from router.wire.dialect import Ending, Opening
 from router.wire.headgate import Headgate
 from router.wire.openai_responses_output import Output

@@ -26,7 +26,7 @@ from adapters.types import (
     ToolCallDelta,
     UsageReported,
 )
-from router.sealing import Seal
+from router.kept.sealing import Seal
 from router.wire.openai_responses_items import OWN_ID
 
 CHAT = "openai.chat"

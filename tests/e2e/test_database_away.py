@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from router import gateway, insisting
+from router import gateway
+from router.money import insisting
 from tests.e2e.money_books import check_sums, open_calls, settled_books
 from tests.e2e.test_faults import ask
 from tests.serving import serving

@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 
 from adapters.cost import picodollars
 from config.database import open_database
-from router import books
-from router.settlement import Booking
+from router.money import books
+from router.money.settlement import Booking
 from router.tables import reservations
 from tests.e2e.money_books import Books, check_bills, check_sums, open_calls, read_books, settled_books, watching
 from tests.e2e.money_client import Plan

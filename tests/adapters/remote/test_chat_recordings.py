@@ -111,7 +111,11 @@ async def test_a_streamed_completion_says_what_the_sdk_says(root: str, recording
     import openai
 
     answer, attempt = await answered(f"{replay_url}/{root}", recording)
-    said: dict[str, Any] = dict(text="", refusal="", reasoning="", logprobs=[], annotations=[], moderation=[], finish=None, service_tier=None, usage=None)
+    said: dict[str, Any] = {
+        **dict.fromkeys(("text", "refusal", "reasoning"), ""),
+        **dict.fromkeys(("finish", "service_tier", "usage")),
+        **{name: [] for name in ("logprobs", "annotations", "moderation")},
+    }
     calls: dict[int, list[str]] = {}
     async with openai.AsyncOpenAI(api_key="k", base_url=f"{replay_url}/{root}", max_retries=0) as client:
         stream = await client.chat.completions.create(

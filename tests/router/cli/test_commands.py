@@ -11,8 +11,8 @@ from pathlib import Path
 from adapters.types import Usage
 from config.database import open_database
 from config.prices import Price
-from router.accounting import Accounting
-from router.settlement import AttemptPlan, Caps, Settlement
+from router.money.accounting import Accounting
+from router.money.settlement import AttemptPlan, Caps, Settlement
 from tests.router.cli.kit import Command
 
 POLICY = """

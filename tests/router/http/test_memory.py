@@ -10,7 +10,7 @@ import openai
 import pytest
 from sqlalchemy import event, select
 
-from router.kept_tables import remembered_parts
+from router.kept.tables import remembered_parts
 from tests.fakes.provider import FakeProvider
 from tests.fakes.wire import Answer, Call, answering
 from tests.serving import Service, serving

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from config.database import open_database
 from router.http import once
-from router.kept_tables import idempotency
+from router.kept.tables import idempotency
 from router.tables import ledger, reservations, workers
 from tests.e2e.money_books import check_sums, settled_books
 from tests.e2e.test_money import whole, worker_pids

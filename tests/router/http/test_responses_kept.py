@@ -12,7 +12,7 @@ import openai
 import pytest
 from sqlalchemy import func, select, update
 
-from router.kept_tables import conversation_items, conversations, idempotency, kept_responses
+from router.kept.tables import conversation_items, conversations, idempotency, kept_responses
 from tests.fakes.provider import Cut, FakeProvider, Reply
 from tests.fakes.wire import Answer, Call, answering, anthropic_steps
 from tests.serving import Service, serving, until

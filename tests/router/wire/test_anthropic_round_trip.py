@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import adapters.anthropic  # noqa: F401 - importing an adapter registers it
 from adapters.anthropic.messages import AnthropicBackend
 from adapters.backend import BackendContext, create_backend, kind_named, missing_features
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
 from router.wire.anthropic_messages import decode_count, decode_messages
 from tests.adapters.remote.recordings import ABSENT, interactions, present
 

@@ -13,7 +13,7 @@ from adapters.anthropic.messages_stream import CALL_FIELDS, CITATIONS, MESSAGE_E
 from adapters.collect import Collected, Collector
 from adapters.types import Citation, Event, Finished, ProviderItem, ProviderPart, ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from router.http.errors import ErrorDetail
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
 from router.wire.anthropic_messages import decode_messages
 from router.wire.anthropic_messages_out import MessagesDialect
 from router.wire.dialect import Ending, Opening

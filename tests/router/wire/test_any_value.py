@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from router.http.errors import MOST_NESTED, ApiError, decode_body, nested_beyond
 from router.http.items import kept_items
-from router.sealing import Seal, Sealer
+from router.kept.sealing import Seal, Sealer
 from router.wire.anthropic_items import tool_input
 from router.wire.anthropic_messages import decode_count, decode_messages
 from router.wire.openai_chat import decode_chat

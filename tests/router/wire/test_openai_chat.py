@@ -23,7 +23,7 @@ from adapters.types import (
     ToolChoice,
 )
 from router.http.errors import ApiError
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
 from router.wire.openai_chat import decode_chat
 
 SEAL = Sealer(b"a secret of the tests, long enough").of("acme")

@@ -14,7 +14,7 @@ from adapters.backend import BackendContext
 from adapters.openai.chat import OpenAIBackend
 from adapters.openai.spec import OpenAISpec
 from adapters.types import GenerateRequest
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
 from router.wire.openai_chat import decode_chat
 from tests.adapters.remote.recordings import ABSENT, interactions, present
 

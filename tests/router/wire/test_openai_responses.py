@@ -29,7 +29,7 @@ from adapters.types import (
     Usage,
 )
 from router.http.errors import ApiError, ErrorDetail
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
 from router.wire.dialect import Ending, Opening
 from router.wire.headgate import Headgate
 from router.wire.openai_responses import ResponsesCall, decode_responses

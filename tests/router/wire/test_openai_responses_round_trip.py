@@ -21,7 +21,7 @@ import pytest
 from adapters.backend import BackendContext, create_backend, kind_named
 from adapters.openai import OpenAIResponsesBackend
 from router.http.errors import ApiError
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
 from router.wire.call import Call
 from router.wire.openai_responses import decode_responses
 from tests.adapters.remote.recordings import ABSENT, interactions, present

@@ -18,8 +18,8 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from config.database import Database
-from router.books import INSERT_LEDGER, INSERT_RESERVATION, check_caps, close, correct, ledger_row, touch
-from router.settlement import AttemptPlan, Booking, Caps, Settlement
+from router.money.books import INSERT_LEDGER, INSERT_RESERVATION, check_caps, close, correct, ledger_row, touch
+from router.money.settlement import AttemptPlan, Booking, Caps, Settlement
 from router.tables import budgets
 
 

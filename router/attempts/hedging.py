@@ -8,7 +8,7 @@ from typing import Any
 
 from adapters.errors import BackendError
 from adapters.types import Event
-from router.attempt import Attempt
+from router.attempts.attempt import Attempt
 
 
 class Runner:

@@ -1,4 +1,4 @@
-"""The tables of what is kept between requests. Every content is encrypted (`router.sealing`); times are seconds since the epoch.
+"""The tables of what is kept between requests. Every content is encrypted (`router.kept.sealing`); times are seconds since the epoch.
 
 Every row carries its tenant and an expiry after which a sweep deletes it.
 """

@@ -22,8 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.collect import CollectedChoice
 from adapters.types import Message, ProviderPart, ToolCallPart
 from config.database import Database
-from router.kept_tables import remembered_parts
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
+from router.kept.tables import remembered_parts
 
 log = structlog.get_logger("headgate.remembering")
 

@@ -15,12 +15,12 @@ from adapters.cost import picodollars, usd_float
 from adapters.errors import BackendError
 from adapters.types import Event
 from policies.decide import permitted
-from router.attempt import Attempt
-from router.bookings import Bookings
-from router.books import BudgetExceeded
-from router.course import Course, Step
-from router.hedging import Runner, raced
+from router.attempts.attempt import Attempt
+from router.attempts.bookings import Bookings
+from router.attempts.course import Course, Step
+from router.attempts.hedging import Runner, raced
 from router.http.errors import ApiError
+from router.money.books import BudgetExceeded
 
 if TYPE_CHECKING:
     from router.pipeline import Exchange

@@ -15,9 +15,9 @@ from adapters.cost import upper_bound
 from adapters.types import AttemptRecord, Usage
 from config.database import Database, open_database
 from config.prices import Price
-from router.insisting import insist, may_pass
 from router.launch import migrate_state
-from router.settlement import AttemptPlan, Caps, measured
+from router.money.insisting import insist, may_pass
+from router.money.settlement import AttemptPlan, Caps, measured
 from router.tables import budgets, ledger, reservations
 from tests.serving import serving
 

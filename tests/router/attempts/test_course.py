@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from adapters.errors import AuthenticationFailed, BackendError, InvalidOutput, ProviderFault, RateLimited
 from adapters.resilience import RetrySpec
-from router.course import QUICK_S, Course, Step
+from router.attempts.course import QUICK_S, Course, Step
 
 
 @dataclass

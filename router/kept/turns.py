@@ -17,9 +17,9 @@ from adapters.types import JsonObject, Message
 from config.database import Database
 from policies.features import highest
 from retrieval.values import NotFound, PageRequest
-from router.keeping import opened, packed, page, require_id
-from router.kept_tables import kept_responses
-from router.sealing import Sealer
+from router.kept.keeping import opened, packed, page, require_id
+from router.kept.sealing import Sealer
+from router.kept.tables import kept_responses
 
 SWEPT_AT_ONCE = 1_000
 

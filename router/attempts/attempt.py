@@ -25,10 +25,10 @@ from adapters.types import (
     Usage,
     UsageReported,
 )
-from router.citing import cited
+from router.attempts.citing import cited
+from router.attempts.structured import StructuredAnswer
 from router.moderating import Moderation
-from router.settlement import AttemptPlan
-from router.structured import StructuredAnswer
+from router.money.settlement import AttemptPlan
 
 
 class Attempt:

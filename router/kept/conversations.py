@@ -21,9 +21,9 @@ from adapters.types import JsonObject, Message
 from config.database import Database
 from policies.features import highest
 from retrieval.values import NotFound, PageRequest
-from router.keeping import opened, packed, page, require_id
-from router.kept_tables import conversation_items, conversations
-from router.sealing import Sealer
+from router.kept.keeping import opened, packed, page, require_id
+from router.kept.sealing import Sealer
+from router.kept.tables import conversation_items, conversations
 
 SWEPT_AT_ONCE = 100
 KIND, ITEM = "conversation", "item in this conversation"

@@ -16,10 +16,10 @@ from adapters.errors import ProviderFault, StreamBroken
 from adapters.types import AttemptRecord, Usage
 from config.database import Database, open_database
 from config.prices import Price
-from router.accounting import Accounting
-from router.books import BudgetExceeded, recover
 from router.launch import migrate_state
-from router.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, measured
+from router.money.accounting import Accounting
+from router.money.books import BudgetExceeded, recover
+from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, measured
 from router.tables import budgets, ledger, reservations
 
 PRICE = Price(input=1.0, output=4.0)

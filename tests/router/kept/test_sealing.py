@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.types import ProviderPart
-from router.sealing import PREFIX, Sealer
+from router.kept.sealing import PREFIX, Sealer
 
 SEALER = Sealer(b"a secret of the tests, long enough")
 PART = ProviderPart("anthropic", {"type": "thinking", "thinking": "the plan", "signature": "s"})

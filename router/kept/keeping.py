@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, Table, tuple_
 
 from retrieval.values import NotFound, PageRequest
-from router.sealing import Seal
+from router.kept.sealing import Seal
 
 T = TypeVar("T")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,200}")

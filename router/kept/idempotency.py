@@ -21,8 +21,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from config.database import Database
 from router.http.errors import ErrorDetail
-from router.kept_tables import idempotency
-from router.sealing import Sealer
+from router.kept.sealing import Sealer
+from router.kept.tables import idempotency
 from router.tables import workers
 
 SWEPT_AT_ONCE = 1_000

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.types import Usage
 from router.ids import fresh_id
-from router.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Settlement
+from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Settlement
 from router.tables import UNCAPPED, budgets, ledger, reservations
 
 log = structlog.get_logger("headgate.accounting")

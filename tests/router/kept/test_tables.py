@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 
 from adapters.types import JsonObject, Message, ProviderPart, TextPart
 from config.database import open_database
-from router.conversations import Item, answer_items, messages_of
-from router.kept_tables import conversation_items, conversations, idempotency, kept_responses, remembered_parts
+from router.kept.conversations import Item, answer_items, messages_of
+from router.kept.sealing import Sealer
+from router.kept.tables import conversation_items, conversations, idempotency, kept_responses, remembered_parts
 from router.launch import migrate_state
-from router.sealing import Sealer
 from router.tables import metadata
 
 SEALER = Sealer(b"a secret of the tests, long enough")

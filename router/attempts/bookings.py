@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from adapters.errors import BackendError
-from router.attempt import Attempt
-from router.books import BudgetExceeded
-from router.settlement import LARGEST_AMOUNT, Booking, Caps, Purpose, Settlement, measured
+from router.attempts.attempt import Attempt
+from router.money.books import BudgetExceeded
+from router.money.settlement import LARGEST_AMOUNT, Booking, Caps, Purpose, Settlement, measured
 
 if TYPE_CHECKING:
     from policies.access import Principal

@@ -1,0 +1,1 @@
+"""What is kept between requests, encrypted: responses, conversations, answers under an idempotency key, opaque parts."""

@@ -1,0 +1,1 @@
+"""The books: reservations, settlements, the ledger and what is reported of it."""
