@@ -277,6 +277,8 @@ class Exchange:
             log.exception("metrics_failed", request_id=self.request_id)
 
     def _observe(self, outcome: str) -> None:
+        if self.attempt is not None and self.attempt.record.rate_limit is not None:
+            self.active.rate_limits[self.backend_name] = self.attempt.record.rate_limit
         for rule, count in self.moderation.counts().items():
             self.gateway.metrics.moderated(rule, count)
         self.gateway.metrics.request_done(
@@ -325,10 +327,10 @@ class Exchange:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Tuning knobs of the request that the backend does not have, and `logprobs` where moderation drops them."""
+        """Tuning knobs of the request that the backend does not have, fields that nobody reads, and `logprobs` where moderation drops them."""
         dropped = ("logprobs",) if self.call.request.logprobs is not None and self.moderation.active else ()
         ignored = () if self.attempt is None else self.attempt.record.ignored
-        return (*ignored, *(knob for knob in dropped if knob not in ignored))
+        return (*ignored, *(knob for knob in dropped if knob not in ignored), *self.call.unread)
 
     def _notes(self) -> tuple[str, ...]:
         """What was done to the answer, as reason codes."""

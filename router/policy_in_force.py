@@ -19,7 +19,7 @@ from adapters.embedders import TextEmbedder, create_embedder
 from adapters.errors import BackendError
 from adapters.price_book import price_for
 from adapters.slots import Slots
-from adapters.types import BackendHealth
+from adapters.types import BackendHealth, RateLimit
 from adapters.wrappers import Breaker, Limiter, protected
 from adapters.wrappers.breaker import Circuit
 from config.database import Database
@@ -70,6 +70,8 @@ class ActivePolicy:
         }
         self.embedders: dict[str, TextEmbedder] = {name: create_embedder(name, each.spec, context.environ) for name, each in policy.embedders.items()}
         self._looked: dict[str, BackendHealth] = {}
+        self.rate_limits: dict[str, RateLimit] = {}
+        """What the providers last said, to this worker, that is left of their rate limits."""
         self.users = 0
         self.retired = False
         self._prices: dict[str, tuple[int, Price]] = {}

@@ -265,6 +265,7 @@ async def get_backends(request: HttpRequest) -> dict[str, Any]:
                 "price": active.price(name),
                 "health": health,
                 "circuit": active.circuit(name),
+                "rate_limit": active.rate_limits.get(name),
             }
             for (name, backend), health in zip(active.backends.items(), active.health.values(), strict=True)
         ],

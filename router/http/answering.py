@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("headgate.chat")
 
 
+LONGEST_HEADER = 2_000
+"""Characters of a header's value: a client may send any number of fields that are named in one."""
+
 LONGEST_WAIT_S = 86_400
 """The longest `Retry-After` that a client is told: a day."""
 
@@ -48,8 +51,8 @@ def backend_failure(error: BackendError, moderation: Moderation) -> ApiError:
 
 
 def header_value(value: str) -> bytes:
-    """A header's value: printable ASCII as it is, a question mark for every other character."""
-    return _UNPRINTABLE.sub("?", value).encode("ascii")
+    """A header's value: printable ASCII as it is, a question mark for every other character, cut off where clients stop reading headers."""
+    return _UNPRINTABLE.sub("?", value[:LONGEST_HEADER]).encode("ascii")
 
 
 class AnswerResponse:
@@ -241,4 +244,6 @@ class AnswerResponse:
 
 
 def _ending(exchange: Exchange) -> Ending:
-    return Ending(tuple(sorted(exchange.finished, key=lambda finish: finish.choice)), exchange.usage, exchange.headgate())
+    finished = tuple(sorted(exchange.finished, key=lambda finish: finish.choice))
+    tier = None if exchange.attempt is None else exchange.attempt.record.service_tier
+    return Ending(finished, exchange.usage, exchange.headgate(), tier)

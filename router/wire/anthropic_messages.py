@@ -6,13 +6,13 @@ Types are checked strictly, with the field that is wrong. A field this service d
 
 from __future__ import annotations
 
-from adapters.anthropic.wire import CountBody, CustomTool, FileSearchTool, MessagesBody, OutputConfig, ThinkingIn, ToolChoiceIn
+from adapters.anthropic.wire import CountBody, CustomTool, FileSearchTool, JsonFormat, MessagesBody, Metadata, OutputConfig, ThinkingIn, ToolChoiceIn
 from adapters.types import GenerateRequest, JsonObject, Message, ProviderTool, Reasoning, ResponseFormat, Tool, ToolChoice
 from router.http.errors import ApiError
 from router.kept.sealing import Seal
 from router.wire.anthropic_blocks import PROVIDER, fields_of, messages_of, read, rest
 from router.wire.call import Call, Hints
-from router.wire.json_in import json_object
+from router.wire.json_in import json_object, unread
 
 
 class ThreadUnsupported(ApiError):
@@ -22,6 +22,15 @@ class ThreadUnsupported(ApiError):
 
     def __init__(self) -> None:
         super().__init__(400, "unsupported_feature", "thread: conversations are not kept here; send all messages, without 'thread'.", param="thread")
+
+
+_READ = {
+    "tool_choice": ToolChoiceIn.__struct_fields__,
+    "output_config.format": JsonFormat.__struct_fields__,
+    "output_format": JsonFormat.__struct_fields__,
+    "metadata": Metadata.__struct_fields__,
+}
+"""The body's objects of which only these fields are read."""
 
 
 def decode_messages(body: bytes, seal: Seal, betas: tuple[str, ...] = ()) -> Call:
@@ -70,6 +79,7 @@ def _decode(body: bytes, seal: Seal, into: type[CountBody], betas: tuple[str, ..
         stores=tuple(store for _, tool in searches for store in tool.vector_store_ids),
         stores_param=f"tools[{searches[0][0]}].vector_store_ids" if searches else "tools",
         search_limit=searches[0][1].max_num_results if searches else None,
+        unread=unread(raw, _READ),
     )
 
 

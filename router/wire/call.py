@@ -24,6 +24,7 @@ class Call(Struct, frozen=True):
     """A decoded request: what to generate, and how the client wants it routed, grounded and delivered.
 
     `store` keeps the answer for later turns; `previous_response_id` and `conversation` name what was kept.
+    `unread` are fields inside the body's objects that nobody reads, by their path.
     """
 
     request: GenerateRequest
@@ -37,3 +38,4 @@ class Call(Struct, frozen=True):
     store: bool = False
     previous_response_id: str | None = None
     conversation: str | None = None
+    unread: tuple[str, ...] = ()

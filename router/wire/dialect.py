@@ -7,7 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from adapters.collect import Collected
-from adapters.types import Event, Finished, Usage
+from adapters.types import Event, Finished, JsonObject, Usage
 from router.http.errors import ErrorDetail
 from router.wire.headgate import Headgate
 
@@ -20,12 +20,24 @@ class Opening(Struct, frozen=True):
     model: str
 
 
+OPENAI_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
+
+
 class Ending(Struct, frozen=True):
-    """What is known when it has ended well. `finished` has one entry for every choice, by choice."""
+    """What is known when it has ended well. `finished` has one entry for every choice, by choice.
+
+    `service_tier` is the provider's word for how it served the request, where it said one.
+    """
 
     finished: tuple[Finished, ...]
     usage: Usage
     headgate: Headgate
+    service_tier: str | None = None
+
+    @property
+    def openai_tier(self) -> JsonObject:
+        """The service tier as a field of OpenAI's answers; empty for a word that OpenAI does not have."""
+        return {"service_tier": self.service_tier} if self.service_tier in OPENAI_TIERS else {}
 
 
 class StreamEncoder(Protocol):

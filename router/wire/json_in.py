@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -22,3 +23,23 @@ def json_object(body: bytes, wanted: str = "'model' and 'messages'") -> JsonObje
         raise ApiError(400, "invalid_json", "The body is nested too deeply.") from error
     require_shallow(body, fields)
     return fields
+
+
+def unread(fields: JsonObject, known: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """The fields inside a body's objects that no backend will get, by their path, for the list of what was ignored.
+
+    `known` names the objects by their path (`text.format`), each with the fields that are read.
+    """
+    return tuple(
+        f"{path}.{name}"
+        for path, read in known.items()
+        if isinstance(inner := _at(fields, path), dict)
+        for name, value in inner.items()
+        if name not in read and value is not None
+    )
+
+
+def _at(value: Any, path: str) -> Any:
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

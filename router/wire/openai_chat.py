@@ -32,7 +32,7 @@ from adapters.types import GenerateRequest, JsonObject, ProviderTool, Reasoning,
 from router.http.errors import ApiError, invalid
 from router.kept.sealing import Seal
 from router.wire.call import Call, Hints
-from router.wire.json_in import json_object
+from router.wire.json_in import json_object, unread
 from router.wire.openai_chat_messages import PROVIDER, core_message, refuse, unknown
 
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -95,6 +95,13 @@ class ChatBody(Struct):
 
 
 _KNOWN = frozenset(ChatBody.__struct_fields__)
+_READ = {
+    "stream_options": ("include_usage",),
+    "response_format": ("type", "json_schema"),
+    "tool_choice": ("type", "function", "custom", "allowed_tools"),
+    "tool_choice.function": ("name",),
+}
+"""The body's objects of which only these fields are read."""
 _FUNCTION_FIELDS = frozenset(FunctionSpec.__struct_fields__)
 
 
@@ -136,6 +143,7 @@ def decode_chat(body: bytes, seal: Seal) -> Call:
         stores=tuple(store for _, search in searches for store in search.vector_store_ids),
         stores_param=f"tools[{searches[0][0]}].vector_store_ids" if searches else "tools",
         search_limit=searches[0][1].max_num_results if searches else None,
+        unread=unread(fields, _READ),
     )
 
 

@@ -59,6 +59,7 @@ class ChatDialect:
             "model": opening.model,
             "choices": [self._choice(choice, ending.headgate) for choice in answer.choices],
             "usage": usage_object(ending.usage),
+            **ending.openai_tier,
             "headgate": ending.headgate,
         }
         for fields in said:
@@ -171,7 +172,7 @@ class ChunkEncoder:
             last = position == len(ending.finished) - 1
             notes = url_citations(headgate.citations) if finish.choice == 0 else []
             delta = _encode({"annotations": notes}) if notes else b"{}"
-            extra = b',"headgate":' + _encode(headgate) if last else b""
+            extra = b"," + _encode({**ending.openai_tier, "headgate": headgate})[1:-1] if last else b""
             frames += self._begin(finish.choice) + self._chunk(finish.choice, delta, b"null", _encode(finish.reason), extra)
         if self._include_usage:
             short = msgspec.structs.replace(headgate, citations=())

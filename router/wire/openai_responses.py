@@ -14,7 +14,7 @@ from adapters.types import GenerateRequest, JsonObject, Message, ProviderTool, R
 from router.http.errors import invalid
 from router.kept.sealing import Seal
 from router.wire.call import Call, Hints
-from router.wire.json_in import json_object
+from router.wire.json_in import json_object, unread
 from router.wire.openai_responses_items import converted, messages_of, refuse
 
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -95,6 +95,8 @@ class ResponsesBody(Struct):
 
 
 _KNOWN = frozenset(ResponsesBody.__struct_fields__)
+_READ = {"text": ("format", "verbosity"), "text.format": ("type", "name", "schema", "strict", "description"), "stream_options": ()}
+"""The body's objects of which only these fields are read."""
 
 
 class ResponsesCall(Struct, frozen=True):
@@ -152,6 +154,7 @@ def decode_responses(body: bytes, seal: Seal) -> ResponsesCall:
         store=asked.store is not False,
         previous_response_id=asked.previous_response_id,
         conversation=asked.conversation.id if isinstance(asked.conversation, ConversationId) else asked.conversation,
+        unread=unread(fields, {**_READ, **({"tool_choice": ("type", "name")} if request.tool_choice.item is None else {})}),
     )
     return ResponsesCall(call, _echo(asked, call, fields), asked.input)
 

@@ -101,7 +101,7 @@ def _incomplete(ending: Ending) -> str | None:
 
 def _finished(frame: _Frame, output: Output, ending: Ending) -> JsonObject:
     why = _incomplete(ending)
-    fields: JsonObject = {"usage": usage_object(ending.usage), "headgate": ending.headgate}
+    fields: JsonObject = {"usage": usage_object(ending.usage), **ending.openai_tier, "headgate": ending.headgate}
     if why is not None:
         return frame.response("incomplete", output.items, incomplete_details={"reason": why}, **fields)
     return frame.response("completed", output.items, completed_at=int(time.time()), **fields)
