@@ -58,12 +58,14 @@ PLATFORM_MATRIX: dict[PlatformRole, frozenset[Action]] = {
 class Principal(Struct, frozen=True, kw_only=True):
     """Who asks. A platform principal belongs to no tenant (`tenant` is empty).
 
-    `allowed_models` are the backends or models the key may use (None: whatever the policy allows). `max_data_class` is the most sensitive
+    `team` and `user` are the ids of those inside the tenant for whom the key acts, empty for none. `allowed_models` are the backends or models the key may use (None: whatever the policy allows). `max_data_class` is the most sensitive
     data the key may touch.
     """
 
     role: Role
     tenant: str = ""
+    team: str = ""
+    user: str = ""
     key_id: str = ""
     allowed_models: tuple[str, ...] | None = None
     max_data_class: DataClass = "restricted"
