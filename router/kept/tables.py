@@ -1,6 +1,6 @@
 """The tables of what is kept between requests. Every content is encrypted (`router.kept.sealing`); times are seconds since the epoch.
 
-Every row carries its tenant and an expiry after which a sweep deletes it.
+Every row carries its tenant, the user for whom its key acted (if it did for one), and an expiry after which a sweep deletes it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ idempotency = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("worker", String(40), nullable=False),
     Column("request_id", String(64), nullable=False, index=True),
+    Column("user_id", String(64), index=True),
     Column("done", Boolean, nullable=False),
     Column("answer", LargeBinary),
     Column("created_at", Double, nullable=False),
@@ -30,6 +31,7 @@ kept_responses = Table(
     Column("tenant", String(64), nullable=False),
     Column("previous_id", String(64)),
     Column("conversation", String(64)),
+    Column("user_id", String(64), index=True),
     Column("data_class", String(16), nullable=False),
     Column("content", LargeBinary, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -43,6 +45,7 @@ conversations = Table(
     Column("id", String(64), primary_key=True),
     Column("tenant", String(64), nullable=False),
     Column("metadata", Text, nullable=False),
+    Column("user_id", String(64), index=True),
     Column("data_class", String(16), nullable=False),
     Column("last_position", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -68,6 +71,7 @@ remembered_parts = Table(
     metadata,
     Column("id", String(64), primary_key=True),  # of tenant and tool call, hashed
     Column("tenant", String(64), nullable=False),
+    Column("user_id", String(64), index=True),
     Column("content", LargeBinary, nullable=False),
     Column("expires_at", Double, nullable=False, index=True),
 )

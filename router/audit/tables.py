@@ -1,0 +1,109 @@
+"""The tables of the audit log, of decisions and of stored prompts. Times are seconds since the epoch.
+
+`audit_log` and `audit_checkpoints` are append only, and so is the ledger: triggers that the migration makes refuse every UPDATE, and every DELETE of
+rows that no checkpoint covers.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, String, Table, Text
+
+from router.audit.chain import Layout
+from router.tables import metadata
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("chain", String(32), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("at", Double, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("actor_role", String(16), nullable=False),
+    Column("actor_user", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("object_kind", String(24), nullable=False),
+    Column("object_id", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("details", Text, nullable=False),
+    Column("prev_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("ix_audit_log_tenant_seq", "tenant", "seq"),
+    Index("ix_audit_log_action_seq", "action", "seq"),
+    Index("ix_audit_log_actor_seq", "actor", "seq"),
+    Index("ix_audit_log_request_id", "request_id"),
+)
+"""`tenant` is whose object it was, empty for the platform's own. `details` is JSON without prompts or secrets."""
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("chain", String(32), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("mac", String(64), nullable=False),
+)
+
+audit_checkpoints = Table(
+    "audit_checkpoints",
+    metadata,
+    Column("chain", String(32), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", String(64), nullable=False),
+    Column("until", Double),
+    Column("at", Double, nullable=False),
+    Column("mac", String(64), nullable=False),
+)
+"""Up to `seq` (or, in a table that is pruned by time, before `until`) rows may be removed, and the chain still verifies from there."""
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("user_id", String(64)),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+    Column("policy_version", Integer, nullable=False),
+    Column("dialect", String(32), nullable=False),
+    Column("data_class", String(16), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("error", Text),
+    Column("backend", Text, nullable=False),
+    Column("input_hash", String(64), nullable=False),
+    Column("decision", Text),
+    Column("state", Text),
+    Column("citations", Text, nullable=False),
+    Column("moderation", Text, nullable=False),
+    Index("ix_decisions_tenant_created_at", "tenant", "created_at"),
+    Index("ix_decisions_user_id", "user_id"),
+)
+
+decision_capabilities = Table(
+    "decision_capabilities",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("content", Text, nullable=False),
+)
+"""What the backends of a policy could do, once for the many decisions that were made with it; `id` is the hash of the content."""
+
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("user_id", String(64)),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+    Column("content", LargeBinary, nullable=False),
+    Index("ix_prompts_user_id", "user_id"),
+)
+
+COLUMNS = ("id", "at", "actor", "actor_role", "actor_user", "tenant", "action", "object_kind", "object_id", "outcome", "request_id", "details")
+LAYOUT = Layout("audit", COLUMNS)
+
+APPEND_ONLY = ("audit_log", "audit_checkpoints", "ledger")
+"""Tables whose triggers refuse changes: `<table>_no_update` and `<table>_no_delete`."""

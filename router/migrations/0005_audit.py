@@ -1,0 +1,142 @@
+"""The audit log with its heads and checkpoints, decisions, stored prompts; whose what is kept was; tables that can only be added to."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005_audit"
+down_revision = "0004_kept"
+branch_labels = None
+depends_on = None
+
+KEPT = ("idempotency", "kept_responses", "conversations", "remembered_parts")
+
+COVERED = {
+    "audit_log": "EXISTS (SELECT 1 FROM audit_checkpoints c WHERE c.chain = OLD.chain AND c.seq >= OLD.seq)",
+    "ledger": "EXISTS (SELECT 1 FROM audit_checkpoints c WHERE c.chain = 'ledger' AND c.until > OLD.ended_at)",
+    "audit_checkpoints": None,
+}
+"""Of each table that can only be added to: which rows may be removed all the same."""
+
+
+def upgrade() -> None:
+    op.create_table(
+        "audit_log",
+        sa.Column("chain", sa.String(32), nullable=False),
+        sa.Column("seq", sa.BigInteger, nullable=False, autoincrement=False),
+        sa.Column("id", sa.String(40), nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("actor", sa.String(64), nullable=False),
+        sa.Column("actor_role", sa.String(16), nullable=False),
+        sa.Column("actor_user", sa.String(64), nullable=False),
+        sa.Column("tenant", sa.String(64), nullable=False),
+        sa.Column("action", sa.String(32), nullable=False),
+        sa.Column("object_kind", sa.String(24), nullable=False),
+        sa.Column("object_id", sa.Text, nullable=False),
+        sa.Column("outcome", sa.String(16), nullable=False),
+        sa.Column("request_id", sa.String(64), nullable=False),
+        sa.Column("details", sa.Text, nullable=False),
+        sa.Column("prev_hash", sa.String(64), nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("chain", "seq", name="pk_audit_log"),
+        sa.UniqueConstraint("id", name="uq_audit_log_id"),
+    )
+    for column in ("tenant", "action", "actor"):
+        op.create_index(f"ix_audit_log_{column}_seq", "audit_log", [column, "seq"])
+    op.create_index("ix_audit_log_request_id", "audit_log", ["request_id"])
+    op.create_table(
+        "audit_heads",
+        sa.Column("chain", sa.String(32), nullable=False),
+        sa.Column("seq", sa.BigInteger, nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("chain", name="pk_audit_heads"),
+    )
+    op.create_table(
+        "audit_checkpoints",
+        sa.Column("chain", sa.String(32), nullable=False),
+        sa.Column("seq", sa.BigInteger, nullable=False, autoincrement=False),
+        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("until", sa.Double),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("chain", "seq", name="pk_audit_checkpoints"),
+    )
+    op.create_table(
+        "decisions",
+        sa.Column("request_id", sa.String(64), nullable=False),
+        sa.Column("tenant", sa.String(64), nullable=False),
+        sa.Column("key_id", sa.String(40), nullable=False),
+        sa.Column("user_id", sa.String(64)),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("expires_at", sa.Double, nullable=False),
+        sa.Column("policy_version", sa.Integer, nullable=False),
+        sa.Column("dialect", sa.String(32), nullable=False),
+        sa.Column("data_class", sa.String(16), nullable=False),
+        sa.Column("outcome", sa.String(32), nullable=False),
+        sa.Column("error", sa.Text),
+        sa.Column("backend", sa.Text, nullable=False),
+        sa.Column("input_hash", sa.String(64), nullable=False),
+        sa.Column("decision", sa.Text),
+        sa.Column("state", sa.Text),
+        sa.Column("citations", sa.Text, nullable=False),
+        sa.Column("moderation", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("request_id", name="pk_decisions"),
+    )
+    op.create_index("ix_decisions_expires_at", "decisions", ["expires_at"])
+    op.create_index("ix_decisions_tenant_created_at", "decisions", ["tenant", "created_at"])
+    op.create_index("ix_decisions_user_id", "decisions", ["user_id"])
+    op.create_table(
+        "decision_capabilities",
+        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("content", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_decision_capabilities"),
+    )
+    op.create_table(
+        "prompts",
+        sa.Column("request_id", sa.String(64), nullable=False),
+        sa.Column("tenant", sa.String(64), nullable=False),
+        sa.Column("user_id", sa.String(64)),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("expires_at", sa.Double, nullable=False),
+        sa.Column("content", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("request_id", name="pk_prompts"),
+    )
+    op.create_index("ix_prompts_expires_at", "prompts", ["expires_at"])
+    op.create_index("ix_prompts_user_id", "prompts", ["user_id"])
+    for table in KEPT:
+        op.add_column(table, sa.Column("user_id", sa.String(64)))
+        op.create_index(f"ix_{table}_user_id", table, ["user_id"])
+    for table, covered in COVERED.items():
+        for statement in _refusing(table, covered):
+            op.execute(statement)
+
+
+def _refusing(table: str, covered: str | None) -> list[str]:
+    message = f"{table} is append only"
+    if op.get_bind().dialect.name == "sqlite":
+        unless = f" WHEN NOT {covered}" if covered else ""
+        return [
+            f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, '{message}'); END",
+            f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}{unless} BEGIN SELECT RAISE(ABORT, '{message}'); END",
+        ]
+    allow = f"IF TG_OP = 'DELETE' THEN IF {covered} THEN RETURN OLD; END IF; END IF;" if covered else ""
+    return [
+        f"CREATE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {allow} RAISE EXCEPTION '{message}'; END $$",
+        f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_append_only()",
+        f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_append_only()",
+        f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()",
+    ]
+
+
+def downgrade() -> None:
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    for table in COVERED:
+        for trigger in ("no_update", "no_delete") if sqlite else ("no_update", "no_delete", "no_truncate"):
+            op.execute(f"DROP TRIGGER IF EXISTS {table}_{trigger}" + ("" if sqlite else f" ON {table}"))
+        if not sqlite:
+            op.execute(f"DROP FUNCTION IF EXISTS {table}_append_only()")
+    for table in KEPT:
+        op.drop_index(f"ix_{table}_user_id", table)
+        op.drop_column(table, "user_id")
+    for table in ("prompts", "decision_capabilities", "decisions", "audit_checkpoints", "audit_heads", "audit_log"):
+        op.drop_table(table)
