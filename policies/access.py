@@ -29,6 +29,11 @@ Action: TypeAlias = Literal[
     "keys.read",
     "keys.write",
     "metrics.read",
+    "audit.read",
+    "decisions.read",
+    "prompts.read",
+    "prompts.write",
+    "users.erase",
 ]
 
 TENANT_ROLES: tuple[TenantRole, ...] = get_args(TenantRole)
@@ -37,20 +42,22 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 
 _USE: frozenset[Action] = frozenset({"chat", "models.read", "files.read", "stores.read", "route.explain"})
 _DOCUMENTS: frozenset[Action] = frozenset({"files.write", "stores.write"})
-_ADMINISTER: frozenset[Action] = frozenset({"usage.read", "ledger.read", "keys.read", "keys.write", "tenants.read"})
+_ADMINISTER: frozenset[Action] = frozenset({"usage.read", "ledger.read", "keys.read", "keys.write", "tenants.read", "users.erase"})
+_AUDIT: frozenset[Action] = frozenset({"audit.read", "decisions.read"})
+_PROMPTS: frozenset[Action] = frozenset({"prompts.read", "prompts.write"})
 
 TENANT_MATRIX: dict[TenantRole, frozenset[Action]] = {
-    "owner": _USE | _DOCUMENTS | _ADMINISTER,
-    "admin": _USE | _DOCUMENTS | _ADMINISTER,
-    "auditor": frozenset({"models.read", "usage.read", "ledger.read", "keys.read", "tenants.read"}),
+    "owner": _USE | _DOCUMENTS | _ADMINISTER | _AUDIT | _PROMPTS,
+    "admin": _USE | _DOCUMENTS | _ADMINISTER | _AUDIT | _PROMPTS,
+    "auditor": frozenset({"models.read", "usage.read", "ledger.read", "keys.read", "tenants.read"}) | _AUDIT,
     "member": _USE | _DOCUMENTS,
     "service": _USE,
 }
 """What a tenant's roles may do, always and only inside their own tenant. An auditor sees figures and never prompts or documents."""
 
 PLATFORM_MATRIX: dict[PlatformRole, frozenset[Action]] = {
-    "operator": frozenset(ACTIONS) - {"chat", "files.read", "files.write", "stores.read", "stores.write"},
-    "auditor": frozenset({"models.read", "usage.read", "ledger.read", "policy.read", "backends.read", "tenants.read", "keys.read", "metrics.read"}),
+    "operator": frozenset(ACTIONS) - {"chat", "files.read", "files.write", "stores.read", "stores.write"} - _PROMPTS,
+    "auditor": frozenset({"models.read", "usage.read", "ledger.read", "policy.read", "backends.read", "tenants.read", "keys.read", "metrics.read"}) | _AUDIT,
 }
 """What the platform's roles may do, over all tenants. They run the service and own no tenant's content: they neither chat nor read documents."""
 

@@ -7,24 +7,28 @@ Indexing happens elsewhere (`ingest`); a file can be searched once its status is
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeAlias
 
 from msgspec import UNSET, UnsetType
+from sqlalchemy import Connection
 
 from adapters.backend import DataClass
 from config.database import Database
 from retrieval import file_rows, store_rows
 from retrieval.blobs import BlobStore, BlobWriter, blob_name
-from retrieval.values import Attributes, DocumentText, File, FileCounts, FileStatus, Page, PageRequest, Store, StoreFile, TooLarge
+from retrieval.values import Attributes, Change, ChangeKind, DocumentText, File, FileCounts, FileStatus, Page, PageRequest, Store, StoreFile, TooLarge
 
 MAX_FILE_BYTES = 64 * 2**20
 UPLOAD_GRACE = 3_600.0  # seconds after which the bytes of an upload that never became a file are swept away
 _WRITE_SIZE = 2**20
+Noted: TypeAlias = Callable[[Connection, Change], None]
+"""Is told of every change that a client made, inside its transaction."""
 
 
 class Documents:
@@ -33,12 +37,23 @@ class Documents:
         self._blobs = blobs
         self._clock = clock
         self.max_file_bytes = max_file_bytes
+        self._noted: Noted | None = None
+
+    def noting(self, noted: Noted) -> Documents:
+        """The same store, whose changes are told to `noted`; what it raises undoes the change."""
+        other = copy.copy(self)
+        other._noted = noted
+        return other
+
+    def _note(self, connection: Connection, action: ChangeKind, tenant: str, id: str, **details: str) -> None:
+        if self._noted is not None:
+            self._noted(connection, Change(action, tenant, id, details))
 
     # Files
 
     def upload(self, tenant: str) -> Upload:
         """`async with documents.upload(tenant) as upload:` then `write` the bytes as they come and `finish`."""
-        return Upload(self._db, self._blobs, tenant, self.max_file_bytes, self._clock)
+        return Upload(self._db, self._blobs, tenant, self.max_file_bytes, self._clock, self._noted)
 
     async def add_file(self, tenant: str, *, filename: str, data: bytes, purpose: str = "assistants") -> File:
         """Upload bytes at hand. Raises `TooLarge`."""
@@ -64,7 +79,13 @@ class Documents:
 
     async def delete_file(self, tenant: str, file_id: str) -> None:
         """Once this returns, nothing of the file can be found, in any store; the original is gone or, after a crash, goes with the next sweep."""
-        file = await self._db.write(lambda c: file_rows.delete_file(c, tenant, file_id))
+
+        def work(connection: Connection) -> File:
+            file = file_rows.delete_file(connection, tenant, file_id)
+            self._note(connection, "file.delete", tenant, file_id)
+            return file
+
+        file = await self._db.write(work)
         await asyncio.to_thread(self._blobs.delete, file.blob)
         await self._db.write(lambda c: file_rows.forget_doomed(c, file.blob))
 
@@ -101,6 +122,7 @@ class Documents:
             store_rows.insert_store(connection, tenant, store)
             for file_id in file_ids:
                 store_rows.attach(connection, tenant, store.id, file_id, {}, data_class, now)
+            self._note(connection, "store.create", tenant, store.id)
             return store_rows.get_store(connection, tenant, store.id, now)
 
         return await self._db.write(work)
@@ -123,11 +145,22 @@ class Documents:
     ) -> Store:
         given = {"name": name, "metadata": metadata, "expires_after_days": expires_after_days}
         values = {key: value for key, value in given.items() if value is not UNSET}
-        return await self._db.write(lambda c: store_rows.update_store(c, tenant, store_id, values, self._clock()))
+
+        def work(connection: Connection) -> Store:
+            store = store_rows.update_store(connection, tenant, store_id, values, self._clock())
+            self._note(connection, "store.update", tenant, store_id)
+            return store
+
+        return await self._db.write(work)
 
     async def delete_store(self, tenant: str, store_id: str) -> None:
         """The files themselves stay."""
-        await self._db.write(lambda c: store_rows.delete_store(c, tenant, store_id))
+
+        def work(connection: Connection) -> None:
+            store_rows.delete_store(connection, tenant, store_id)
+            self._note(connection, "store.delete", tenant, store_id)
+
+        await self._db.write(work)
 
     async def use_stores(self, tenant: str, store_ids: Sequence[str]) -> list[Store]:
         """The stores a request names, before it is searched: raises `NotFound` for the first that is missing, foreign or expired.
@@ -145,7 +178,13 @@ class Documents:
 
     async def attach(self, tenant: str, store_id: str, file_id: str, *, attributes: Attributes | None = None, data_class: DataClass = "public") -> StoreFile:
         """Queue a file for indexing. `data_class` can only raise the store's."""
-        return await self._db.write(lambda c: store_rows.attach(c, tenant, store_id, file_id, attributes or {}, data_class, self._clock()))
+
+        def work(connection: Connection) -> StoreFile:
+            placed = store_rows.attach(connection, tenant, store_id, file_id, attributes or {}, data_class, self._clock())
+            self._note(connection, "store.attach", tenant, store_id, file_id=file_id)
+            return placed
+
+        return await self._db.write(work)
 
     async def get_store_file(self, tenant: str, store_id: str, file_id: str) -> StoreFile:
         return await self._db.read(lambda c: store_rows.get_store_file(c, tenant, store_id, file_id))
@@ -156,14 +195,19 @@ class Documents:
 
     async def detach(self, tenant: str, store_id: str, file_id: str) -> None:
         """The file stays; in this store nothing of it can be found any more."""
-        await self._db.write(lambda c: store_rows.detach(c, tenant, store_id, file_id))
+
+        def work(connection: Connection) -> None:
+            store_rows.detach(connection, tenant, store_id, file_id)
+            self._note(connection, "store.detach", tenant, store_id, file_id=file_id)
+
+        await self._db.write(work)
 
 
 class Upload:
     """Bytes on their way to a file. Leaving the context without `finish` leaves nothing behind. Writes go to a thread a megabyte at a time."""
 
-    def __init__(self, db: Database, blobs: BlobStore, tenant: str, limit: int, clock: Callable[[], float]) -> None:
-        self._db, self._blobs, self._tenant, self._limit, self._clock = db, blobs, tenant, limit, clock
+    def __init__(self, db: Database, blobs: BlobStore, tenant: str, limit: int, clock: Callable[[], float], noted: Noted | None = None) -> None:
+        self._db, self._blobs, self._tenant, self._limit, self._clock, self._noted = db, blobs, tenant, limit, clock, noted
         self._buffer = bytearray()
         self._size = 0
         self._digest = hashlib.sha256()
@@ -201,7 +245,14 @@ class Upload:
         )
         await self._db.write(lambda c: file_rows.doom_blob(c, self._tenant, file.blob, file.created_at + UPLOAD_GRACE))
         await asyncio.to_thread(self._writer.commit, file.blob)
-        return await self._db.write(lambda c: file_rows.insert_file(c, self._tenant, file))
+
+        def work(connection: Connection) -> File:
+            made = file_rows.insert_file(connection, self._tenant, file)
+            if self._noted is not None:
+                self._noted(connection, Change("file.create", self._tenant, file_id, {"sha256": file.sha256}))
+            return made
+
+        return await self._db.write(work)
 
     async def _drain(self) -> None:
         data, self._buffer = bytes(self._buffer), bytearray()

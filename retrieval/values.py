@@ -135,3 +135,15 @@ class TooLarge(ValueError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"The file is larger than the limit of {limit} bytes.")
         self.limit = limit
+
+
+ChangeKind: TypeAlias = Literal["file.create", "file.delete", "store.create", "store.update", "store.delete", "store.attach", "store.detach"]
+
+
+class Change(Struct, frozen=True):
+    """What a client changed in a tenant's documents; `id` is the file's (`file.…`) or the store's."""
+
+    kind: ChangeKind
+    tenant: str
+    id: str
+    details: dict[str, str] = {}

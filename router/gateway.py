@@ -19,6 +19,8 @@ from config.settings import Settings
 from policies.access import Action, Principal, allowed
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
+from router.audit.changes import recorded_documents
+from router.audit.log import Actor, AuditLog
 from router.auth import Authenticator
 from router.http.errors import ApiError
 from router.kept.conversations import Conversations
@@ -80,6 +82,7 @@ class Gateway:
         self.metrics = Metrics()
         self.sealer = Sealer(secret)
         self.auth = Authenticator(database, secret)
+        self.audit = AuditLog(database, secret)
         self.accounting = Accounting(database, worker)
         self.idempotency = Idempotency(database, self.sealer, worker, settings.idempotency_s)
         self.remembered = RememberedParts(database, self.sealer, settings.tool_memory_s)
@@ -175,6 +178,10 @@ class Gateway:
             return await self.compute.search(request)
         except BackendError as error:
             raise ApiError(503, "documents_unavailable", f"Documents cannot be searched now: {error.message}", headers={"retry-after": "2"}) from error
+
+    def documents_for(self, actor: Actor) -> Documents:
+        """The documents, to be changed: what this actor changes is recorded in the same transaction."""
+        return recorded_documents(self.documents, self.audit, actor)
 
     def require_indexing(self) -> None:
         """Raises `ApiError` 503 where nobody would ever index a file: without the extra, on a database that no other host shares."""

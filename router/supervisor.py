@@ -31,6 +31,8 @@ from config.secretfile import admin_key, load_secret
 from config.settings import Settings
 from policies.load import load_policy
 from router import auth, policy_store
+from router.audit.changes import recorded_policy, recorded_start
+from router.audit.log import FILE, AuditLog
 from router.backends import load_kinds, try_policy
 from router.launch import Launch, installed, migrate_state, open_state, socket_path
 from router.money.books import recover
@@ -183,7 +185,8 @@ class Supervisor:
             policy_store.import_file(connection, text)
             return auth.ensure_first_keys(connection, secret, configured.reveal() if configured else None)
 
-        return database.write_blocking(work)
+        self._audit = AuditLog(database, secret)
+        return database.write_blocking(recorded_start(self._audit, work))
 
     def _announce_ready(self, url: str, made: auth.FirstKeys) -> None:
         self._announce(f"Headgate is ready on {url}")
@@ -291,7 +294,8 @@ class Supervisor:
             log.error("policy_file_refused", problems=str(error))
             return True
         try:
-            version = database.write_blocking(lambda connection: policy_store.import_file(connection, text))
+            work = recorded_policy(self._audit, FILE, "policy.import", lambda connection: policy_store.import_file(connection, text))
+            version = database.write_blocking(work)
         except (SQLAlchemyError, OSError) as error:
             log.error("policy_file_not_imported", error=type(error).__name__)
             return False

@@ -9,7 +9,7 @@ from policies.access import Principal
 from router.audit.log import Actor
 
 
-def actor_of(principal: Principal, request_id: str) -> Actor:
+def key_actor(principal: Principal, request_id: str) -> Actor:
     """A key that asks over HTTP."""
     return Actor(id=principal.key_id, role=principal.role, user=principal.user, tenant=principal.tenant, request_id=request_id)
 

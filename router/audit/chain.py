@@ -10,7 +10,6 @@ to `verify` as the anchor.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -182,7 +181,9 @@ class Verifier:
         if self._anchor is not None and position == self._anchor.position:
             self._met = True
             if not same(self._anchor.hash, stored):
-                self.note("anchor", position, "is not the row of the head that was kept elsewhere: the history was written anew", layout.hash, self._anchor.hash)
+                self.note(
+                    "anchor", position, "is not the row of the head that was kept elsewhere: the history was written anew", layout.hash, self._anchor.hash
+                )
         self._before = Head(position, stored if isinstance(stored, str) else "")
 
     def _changed(self, row: Row, position: int, before: str) -> None:
@@ -191,7 +192,9 @@ class Verifier:
         if layout.previous is not None and same(self._key.row(layout, row, before), row[layout.hash]):
             self.note("changed", position, f"the column {layout.previous} was changed", layout.previous, before)
             return
-        self.note("changed", position, "was changed, or put here from elsewhere: its hash is not that of its columns", layout.hash, self._key.row(layout, row, before))
+        self.note(
+            "changed", position, "was changed, or put here from elsewhere: its hash is not that of its columns", layout.hash, self._key.row(layout, row, before)
+        )
 
     def end(self, head: Head | None, code: object) -> Verdict:
         """After the last row: the chain's head as it is stored, with its code."""

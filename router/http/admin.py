@@ -13,9 +13,11 @@ from config.yamlfile import Problem
 from policies.access import may_grant
 from policies.load import PolicyError, load_policy
 from router import auth, policy_store
+from router.audit.changes import recorded_policy
+from router.audit.log import Subject
 from router.backends import try_backends
 from router.embedding import candidates
-from router.http.context import HttpRequest, gateway_of, principal_of
+from router.http.context import HttpRequest, actor_of, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
 from router.money import reports
 from router.policy_in_force import known_price
@@ -67,6 +69,7 @@ async def get_policy(request: HttpRequest) -> Response[str]:
     gateway.require(principal_of(request), "policy.read")
     version = await gateway.database.read(policy_store.active_version)
     assert version is not None, "a policy is imported before the first worker starts"
+    await gateway.audit.note(actor_of(request), "policy.read", Subject("policy", str(version.version)))
     return Response(version.text, media_type=YAML, headers={"etag": version.etag, "x-headgate-policy": str(version.version)})
 
 
@@ -83,10 +86,16 @@ async def put_policy(request: HttpRequest) -> Response[dict[str, Any]]:
     if not validation.valid:
         raise ApiError(400, "invalid_policy", _first_lines(validation.problems), param=validation.problems[0].path or None)
     try:
-        version = await gateway.database.write(
-            lambda connection: policy_store.add_version(connection, text, source="api", author=principal.key_id, expected=None if expected == "*" else expected)
+        author, wanted = principal.key_id, None if expected == "*" else expected
+        work = recorded_policy(
+            gateway.audit,
+            actor_of(request),
+            "policy.put",
+            lambda connection: policy_store.add_version(connection, text, source="api", author=author, expected=wanted),
         )
+        version = await gateway.database.write(work)
     except policy_store.Conflict as error:
+        await gateway.audit.note(actor_of(request), "policy.put", Subject("policy"), "refused")
         raise ApiError(412, "policy_changed", "The policy was changed meanwhile: read GET /admin/policy again and repeat your change.") from error
     await gateway.policy.refresh()
     return Response(_shown(version), headers={"etag": version.etag})
@@ -118,7 +127,8 @@ async def rollback_policy(request: HttpRequest) -> dict[str, Any]:
     validation = await _validate(earlier.text, gateway, from_file=earlier.source == "file")
     if not validation.valid:
         raise ApiError(409, "invalid_policy", "That version is not valid any more: " + _first_lines(validation.problems), param="version")
-    version = await gateway.database.write(lambda connection: policy_store.activate(connection, wanted))
+    work = recorded_policy(gateway.audit, actor_of(request), "policy.rollback", lambda connection: policy_store.activate(connection, wanted))
+    version = await gateway.database.write(work)
     assert version is not None
     await gateway.policy.refresh()
     return _shown(version)
@@ -169,7 +179,8 @@ async def post_tenant(request: HttpRequest) -> dict[str, Any]:
     gateway.require(principal_of(request), "tenants.write")
     name = (await _decode(request, NewTenant)).name
     try:
-        await gateway.database.write(lambda connection: auth.create_tenant(connection, name))
+        made = Subject("tenant", name, name)
+        await gateway.audit.change(actor_of(request), "tenant.create", made, lambda connection: auth.create_tenant(connection, name))
     except auth.InvalidName as error:
         raise ApiError(400, "invalid_name", f"{error}.", param="name") from error
     except auth.Exists as error:
@@ -182,7 +193,9 @@ async def get_keys(request: HttpRequest, tenant: FromQuery[str | None] = None) -
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "keys.read")
     scope = _scope(principal, tenant)
-    return {"data": await gateway.database.read(lambda connection: auth.list_keys(connection, scope))}
+    found = await gateway.database.read(lambda connection: auth.list_keys(connection, scope))
+    await gateway.audit.note(actor_of(request), "key.read", Subject("keys", "", scope or "", {"count": len(found)}))
+    return {"data": found}
 
 
 @post("/admin/keys", status_code=200, tags=["tenants"], summary="Make a key; it is shown this once")
@@ -197,10 +210,13 @@ async def post_key(request: HttpRequest) -> auth.NewKey:
         param = "models" if may_grant(principal, body.role, principal.allowed_models) else "role"
         raise ApiError(403, "not_permitted", "A key may not do more than the key that makes it.", param=param)
     try:
-        return await gateway.database.write(
+        return await gateway.audit.change(
+            actor_of(request),
+            "key.create",
+            lambda made: Subject("key", made.id, made.tenant, {"role": made.role, "name": made.name, "models": body.models, "expires_at": body.expires_at}),
             lambda connection: auth.create_key(
                 connection, gateway.secret, tenant=body.tenant, role=body.role, name=body.name, models=body.models, expires_at=body.expires_at
-            )
+            ),
         )
     except auth.Unknown as error:
         raise ApiError(404, "tenant_not_found", f"{error}.", param="tenant") from error
@@ -218,7 +234,8 @@ async def revoke_key(request: HttpRequest, key_id: FromPath[str]) -> auth.KeyInf
             raise auth.Unknown(f"no key {key_id!r}")
         if not may_grant(principal, info.role, principal.allowed_models):
             raise ApiError(403, "not_permitted", f"The role {principal.role!r} may not revoke a key of role {info.role!r}.")
-        return await gateway.database.write(lambda connection: auth.revoke_key(connection, key_id))
+        revoked = Subject("key", key_id, info.tenant, {"role": info.role, "name": info.name})
+        return await gateway.audit.change(actor_of(request), "key.revoke", revoked, lambda connection: auth.revoke_key(connection, key_id))
     except auth.Unknown as error:
         raise ApiError(404, "key_not_found", f"{error}.") from error
 
@@ -246,7 +263,9 @@ async def get_ledger(
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "ledger.read")
     scope, rows = _scope(principal, tenant), max(1, min(limit, 1000))
-    return {"data": await gateway.database.read(lambda connection: reports.ledger_rows(connection, tenant=scope, request_id=request_id, limit=rows))}
+    found = await gateway.database.read(lambda connection: reports.ledger_rows(connection, tenant=scope, request_id=request_id, limit=rows))
+    await gateway.audit.note(actor_of(request), "ledger.read", Subject("ledger", request_id or "", scope or "", {"rows": len(found)}))
+    return {"data": found}
 
 
 @get("/admin/backends", tags=["operations"], summary="What is configured, and whether it is ready")

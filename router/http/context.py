@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from litestar import Request
 from litestar.datastructures import State
 
+from router.audit.actors import key_actor
+
 if TYPE_CHECKING:
     from policies.access import Principal
+    from router.audit.log import Actor
     from router.gateway import Gateway
 
 HttpRequest: TypeAlias = Request[Any, Any, State]
@@ -28,3 +31,8 @@ def principal_of(request: HttpRequest) -> Principal:
 def request_id_of(request: HttpRequest) -> str:
     request_id: str = request.state.request_id
     return request_id
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """The caller as the audit log names it."""
+    return key_actor(principal_of(request), request_id_of(request))

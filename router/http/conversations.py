@@ -10,7 +10,8 @@ from msgspec import Meta, Struct
 
 from adapters.types import JsonObject
 from retrieval.values import NotFound
-from router.http.context import HttpRequest, gateway_of, principal_of
+from router.audit.log import Subject
+from router.http.context import HttpRequest, actor_of, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
 from router.http.items import kept_items
 from router.http.listing import Deleted, Listing, missing, page_request
@@ -148,6 +149,7 @@ async def list_items(
     wanted = page_request(limit, order, after, None, most=MOST)
     try:
         found, more = await gateway.conversations.page(principal.tenant, conversation_id, wanted)
+        await _read(request, conversation_id)
     except NotFound as error:
         raise missing(error, None if error.kind == "conversation" else "after") from error
     return listed(tuple(each.item for each in found), more=more)
@@ -158,7 +160,9 @@ async def get_item(request: HttpRequest, conversation_id: FromPath[str], item_id
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "chat")
     try:
-        return (await gateway.conversations.item(principal.tenant, conversation_id, item_id)).item
+        item = (await gateway.conversations.item(principal.tenant, conversation_id, item_id)).item
+        await _read(request, conversation_id)
+        return item
     except NotFound as error:
         raise missing(error) from error
 
@@ -171,6 +175,13 @@ async def delete_item(request: HttpRequest, conversation_id: FromPath[str], item
         return _object(await gateway.conversations.delete_item(principal.tenant, conversation_id, item_id))
     except NotFound as error:
         raise missing(error) from error
+
+
+async def _read(request: HttpRequest, conversation_id: str) -> None:
+    """Record that one of the tenant's administrators reads what was said."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    if principal.role in ("owner", "admin"):
+        await gateway.audit.note(actor_of(request), "response.read", Subject("conversation", conversation_id, principal.tenant))
 
 
 handlers = (

@@ -13,7 +13,8 @@ from litestar.response import Stream
 from msgspec import Struct
 
 from retrieval.values import File, NotFound
-from router.http.context import HttpRequest, gateway_of, principal_of
+from router.audit.log import Subject
+from router.http.context import HttpRequest, actor_of, gateway_of, principal_of
 from router.http.errors import ApiError
 from router.http.listing import Deleted, Listing, listing, missing, page_request
 from router.http.uploads import receive_upload
@@ -45,7 +46,7 @@ async def upload_file(request: HttpRequest) -> FileObject:
     """The size limit is the setting `upload_max_mb`, kept while the bytes arrive."""
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "files.write")
-    return file_object(await receive_upload(gateway.documents, principal.tenant, request.headers, request.stream()))
+    return file_object(await receive_upload(gateway.documents_for(actor_of(request)), principal.tenant, request.headers, request.stream()))
 
 
 @get("/v1/files", tags=["documents"], summary="The tenant's files, newest first")
@@ -87,6 +88,11 @@ async def get_content(request: HttpRequest, file_id: FromPath[str]) -> Stream:
         raise missing(error) from error
     except FileNotFoundError as error:
         raise ApiError(500, "file_lost", "The original is missing from the file store; tell your administrator.") from error
+    try:
+        await _read(request, file_id)
+    except BaseException:
+        content.close()
+        raise
     headers = {
         "content-length": str(file.bytes),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
@@ -104,6 +110,7 @@ async def get_text(request: HttpRequest, file_id: FromPath[str]) -> Response[str
         document = await gateway.documents.get_text(principal.tenant, file_id)
     except NotFound as error:
         raise missing(error) from error
+    await _read(request, file_id)
     headers = {"etag": f'"{document.sha256}"', "x-content-type-options": "nosniff"}
     return Response(document.text, media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -114,10 +121,15 @@ async def delete_file(request: HttpRequest, file_id: FromPath[str]) -> Deleted:
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "files.write")
     try:
-        await gateway.documents.delete_file(principal.tenant, file_id)
+        await gateway.documents_for(actor_of(request)).delete_file(principal.tenant, file_id)
     except NotFound as error:
         raise missing(error) from error
     return Deleted(file_id, "file")
+
+
+async def _read(request: HttpRequest, file_id: str) -> None:
+    """Record that somebody reads what is in a file, before it is shown."""
+    await gateway_of(request).audit.note(actor_of(request), "file.read", Subject("file", file_id, principal_of(request).tenant))
 
 
 async def _pieces(content: BinaryIO) -> AsyncGenerator[bytes, None]:

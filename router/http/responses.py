@@ -7,8 +7,9 @@ from litestar.params import FromPath, FromQuery
 
 from adapters.types import JsonObject
 from retrieval.values import NotFound
+from router.audit.log import Subject
 from router.http.answering import AnswerResponse
-from router.http.context import HttpRequest, gateway_of, principal_of, request_id_of
+from router.http.context import HttpRequest, actor_of, gateway_of, principal_of, request_id_of
 from router.http.conversations import listed
 from router.http.errors import ApiError
 from router.http.listing import Deleted, Listing, missing, page_request
@@ -45,6 +46,7 @@ async def list_responses(
     wanted = page_request(limit, order, after, before, most=MOST)
     try:
         found, more = await gateway.turns.listed(principal.tenant, wanted)
+        await _read(request, "")
     except NotFound as error:
         raise missing(error, "after" if after else "before") from error
     return listed(found, more=more)
@@ -57,7 +59,9 @@ async def get_response(request: HttpRequest, response_id: FromPath[str], stream:
     if stream:
         raise ApiError(400, "invalid_request", "stream: a stored response is shown whole; its stream is not kept.", param="stream")
     try:
-        return (await gateway.turns.get(principal.tenant, response_id)).response
+        response = (await gateway.turns.get(principal.tenant, response_id)).response
+        await _read(request, response_id)
+        return response
     except NotFound as error:
         raise missing(error) from error
 
@@ -89,6 +93,7 @@ async def list_input_items(
     wanted = page_request(limit, order, after, None, most=MOST)
     try:
         items = (await gateway.turns.get(principal.tenant, response_id)).items
+        await _read(request, response_id)
         items = items if wanted.ascending else items[::-1]
         start = 0
         if after is not None:
@@ -98,6 +103,13 @@ async def list_input_items(
     except NotFound as error:
         raise missing(error, "after" if error.kind != "response" else None) from error
     return listed(items[start : start + limit], more=len(items) > start + limit)
+
+
+async def _read(request: HttpRequest, response_id: str) -> None:
+    """Record that one of the tenant's administrators reads what was said."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    if principal.role in ("owner", "admin"):
+        await gateway.audit.note(actor_of(request), "response.read", Subject("response", response_id, principal.tenant))
 
 
 handlers = (create_response, list_responses, get_response, delete_response, list_input_items)

@@ -6,7 +6,7 @@ from litestar import delete, get, post
 from litestar.params import FromPath, FromQuery
 
 from retrieval.values import NotFound, SearchRequest
-from router.http.context import HttpRequest, gateway_of, principal_of
+from router.http.context import HttpRequest, actor_of, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
 from router.http.listing import Deleted, Listing, listing, missing, page_request
 from router.http.store_shapes import (
@@ -34,7 +34,7 @@ async def create_store(request: HttpRequest) -> StoreObject:
     if body.file_ids:
         gateway.require_indexing()
     try:
-        store = await gateway.documents.create_store(
+        store = await gateway.documents_for(actor_of(request)).create_store(
             principal.tenant,
             name=body.name or "",
             metadata=body.metadata or {},
@@ -81,7 +81,7 @@ async def update_store(request: HttpRequest, store_id: FromPath[str]) -> StoreOb
     gateway.require(principal, "stores.write")
     body = decode_body(await request.body(), UpdateStore)
     try:
-        return store_object(await gateway.documents.update_store(principal.tenant, store_id, **body.changes()))
+        return store_object(await gateway.documents_for(actor_of(request)).update_store(principal.tenant, store_id, **body.changes()))
     except NotFound as error:
         raise missing(error) from error
 
@@ -91,7 +91,7 @@ async def delete_store(request: HttpRequest, store_id: FromPath[str]) -> Deleted
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "stores.write")
     try:
-        await gateway.documents.delete_store(principal.tenant, store_id)
+        await gateway.documents_for(actor_of(request)).delete_store(principal.tenant, store_id)
     except NotFound as error:
         raise missing(error) from error
     return Deleted(store_id, "vector_store.deleted")
@@ -105,7 +105,11 @@ async def attach_file(request: HttpRequest, store_id: FromPath[str]) -> FileObje
     gateway.require_indexing()
     data_class = body.headgate.data_class or "public"
     try:
-        return file_object(await gateway.documents.attach(principal.tenant, store_id, body.file_id, attributes=body.attributes or {}, data_class=data_class))
+        return file_object(
+            await gateway.documents_for(actor_of(request)).attach(
+                principal.tenant, store_id, body.file_id, attributes=body.attributes or {}, data_class=data_class
+            )
+        )
     except NotFound as error:
         raise missing(error, "file_id" if error.kind == "file" else None) from error
 
@@ -146,7 +150,7 @@ async def detach_file(request: HttpRequest, store_id: FromPath[str], file_id: Fr
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "stores.write")
     try:
-        await gateway.documents.detach(principal.tenant, store_id, file_id)
+        await gateway.documents_for(actor_of(request)).detach(principal.tenant, store_id, file_id)
     except NotFound as error:
         raise missing(error) from error
     return Deleted(file_id, "vector_store.file.deleted")
