@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Select, Table, delete, desc, insert, select, text
+from sqlalchemy import Connection, Select, Table, delete, desc, insert, literal_column, select
 
 from router.audit.chain import START, ChainKey, Head, Layout, Row, Verdict, Verifier, same
 from router.audit.log import CHAIN
@@ -136,8 +136,8 @@ def _start(connection: Connection, key: ChainKey, chain: str) -> tuple[Head, Hea
 def _rows(connection: Connection, table: Table, layout: Layout, chain: str) -> Iterator[Row]:
     """As the database has them: no conversion that would refuse, or mend, what somebody put there."""
     names = [layout.chain, layout.position, layout.hash, *layout.columns, *([layout.previous] if layout.previous else [])]
-    statement = text(f"SELECT {', '.join(names)} FROM {table.name} WHERE {layout.chain} = :chain ORDER BY {layout.position}")  # names of our own
-    for row in connection.execute(statement.execution_options(yield_per=READ_AT_ONCE), {"chain": chain}).mappings():
+    query = select(*(literal_column(name) for name in names)).select_from(table).where(table.c[layout.chain] == chain).order_by(table.c[layout.position])
+    for row in connection.execute(query.execution_options(yield_per=READ_AT_ONCE)).mappings():
         yield dict(row)
 
 

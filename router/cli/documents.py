@@ -16,6 +16,9 @@ from config.database import Database
 from config.settings import Settings
 from retrieval.store import Documents
 from retrieval.values import NotFound, PageRequest, SearchRequest, SearchResult, Store, StoreFile
+from router.audit.actors import command_line
+from router.audit.changes import recorded_documents
+from router.cli.audit import audit_of
 from router.cli.common import config_option, fail, find_launch, is_serving, json_option, open_migrated, print_json, print_table, require_tenant
 from router.launch import open_documents, open_ingestor, socket_path
 
@@ -31,11 +34,12 @@ def documents() -> None:
 
 @asynccontextmanager
 async def _opened(config: Path | None, tenant: str) -> AsyncIterator[tuple[Settings, Database, Documents]]:
-    settings = find_launch(config).settings()
+    launch = find_launch(config)
+    settings = launch.settings()
     database = await asyncio.to_thread(open_migrated, settings)
     try:
         await asyncio.to_thread(require_tenant, database, tenant)
-        yield settings, database, open_documents(database, settings)
+        yield settings, database, recorded_documents(open_documents(database, settings), audit_of(launch, settings, database), command_line())
     finally:
         await database.aclose()
 

@@ -10,6 +10,9 @@ import msgspec
 from config.secretfile import load_secret
 from policies.access import PLATFORM_ROLES, TENANT_ROLES
 from router import auth
+from router.audit.actors import command_line
+from router.audit.log import AuditLog, Subject
+from router.cli.audit import audit_of
 from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table, require_tenant
 
 
@@ -24,9 +27,10 @@ def tenants() -> None:
 @json_option
 def create_tenant(name: str, config: Path | None, as_json: bool) -> None:
     """Make a tenant."""
-    with open_home(config) as (_, _, database):
+    with open_home(config) as (launch, settings, database):
         try:
-            database.write_blocking(lambda connection: auth.create_tenant(connection, name))
+            made, log = Subject("tenant", name, name), audit_of(launch, settings, database)
+            log.change_blocking(command_line(), "tenant.create", made, lambda connection: auth.create_tenant(connection, name))
         except (auth.InvalidName, auth.Exists) as error:
             hint = "; see them with: headgate tenants list" if isinstance(error, auth.Exists) else ""
             raise fail(f"{error}{hint}") from error
@@ -62,7 +66,12 @@ def create_key(tenant: str, role: str, name: str, models: tuple[str, ...], confi
     with open_home(config) as (launch, settings, database):
         secret = load_secret(launch.environ(), settings.home).reveal().encode()
         try:
-            made = database.write_blocking(lambda connection: auth.create_key(connection, secret, tenant=tenant, role=role, name=name, models=models or None))
+            made = AuditLog(database, secret).change_blocking(
+                command_line(),
+                "key.create",
+                lambda key: Subject("key", key.id, key.tenant, {"role": key.role, "name": key.name, "models": models or None}),
+                lambda connection: auth.create_key(connection, secret, tenant=tenant, role=role, name=name, models=models or None),
+            )
         except (auth.InvalidName, auth.Unknown) as error:
             raise fail(str(error)) from error
     print_json(made) if as_json else click.echo(made.key)
@@ -93,9 +102,14 @@ def list_keys(tenant: str | None, config: Path | None, as_json: bool) -> None:
 @json_option
 def revoke_key(key_id: str, config: Path | None, as_json: bool) -> None:
     """Revoke a key by its id. It is dead in every worker within a second."""
-    with open_home(config) as (_, _, database):
+    with open_home(config) as (launch, settings, database):
         try:
-            info = database.write_blocking(lambda connection: auth.revoke_key(connection, key_id))
+            info = audit_of(launch, settings, database).change_blocking(
+                command_line(),
+                "key.revoke",
+                lambda key: Subject("key", key.id, key.tenant, {"role": key.role, "name": key.name}),
+                lambda connection: auth.revoke_key(connection, key_id),
+            )
         except auth.Unknown as error:
             raise fail(f"{error}; list them with: headgate keys list") from error
     print_json(msgspec.to_builtins(info)) if as_json else click.echo(f"{key_id} revoked")

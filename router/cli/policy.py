@@ -14,7 +14,10 @@ from config.settings import load_settings
 from policies.access import TENANT_ROLES
 from policies.load import Policy, PolicyError, load_policy
 from router import policy_store
+from router.audit.actors import command_line
+from router.audit.changes import recorded_policy
 from router.backends import load_kinds, try_policy
+from router.cli.audit import audit_of
 from router.cli.common import config_option, fail, find_launch, json_option, open_home, print_json, print_table
 from router.launch import Launch
 from router.policy_in_force import known_price
@@ -116,7 +119,7 @@ def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:
 @json_option
 def rollback(version: int, config: Path | None, as_json: bool) -> None:
     """Make an earlier version active again; a running server follows within a second. The file is not changed."""
-    with open_home(config) as (launch, _, database):
+    with open_home(config) as (launch, settings, database):
         earlier = database.read_blocking(lambda connection: policy_store.get_version(connection, version))
         if earlier is None:
             raise fail(f"there is no policy version {version}; see them with: headgate policy versions")
@@ -124,7 +127,9 @@ def rollback(version: int, config: Path | None, as_json: bool) -> None:
             try_policy(load_policy(earlier.text, f"version {version}", price_of=known_price), launch.environ())
         except PolicyError as error:
             raise fail(f"version {version} is not valid any more:\n{error}") from error
-        active = database.write_blocking(lambda connection: policy_store.activate(connection, version))
+        log = audit_of(launch, settings, database)
+        work = recorded_policy(log, command_line(), "policy.rollback", lambda connection: policy_store.activate(connection, version))
+        active = database.write_blocking(work)
     assert active is not None
     print_json(_shown(active)) if as_json else click.echo(f"policy version {version} is active")
 
