@@ -46,6 +46,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `idempotency_s` is how long the answer to a request with an `Idempotency-Key` is kept for its retries,
     `tool_memory_s` how long the opaque parts of an answer with tool calls are, for clients of the chat dialect that do not send them back (0: not at all),
     `retention_s` how long stored responses and conversations are after their last use.
+    `decisions_days` is how long the decisions that were made for requests are kept, in days.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
     """
 
@@ -66,6 +67,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     idempotency_s: Seconds = 86_400.0
     tool_memory_s: Annotated[float, Meta(ge=0)] = 86_400.0
     retention_s: Seconds = 2_592_000.0
+    decisions_days: Annotated[int, Meta(ge=1)] = 90
 
     @property
     def database(self) -> str:

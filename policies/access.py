@@ -49,7 +49,7 @@ _PROMPTS: frozenset[Action] = frozenset({"prompts.read", "prompts.write"})
 TENANT_MATRIX: dict[TenantRole, frozenset[Action]] = {
     "owner": _USE | _DOCUMENTS | _ADMINISTER | _AUDIT | _PROMPTS,
     "admin": _USE | _DOCUMENTS | _ADMINISTER | _AUDIT | _PROMPTS,
-    "auditor": frozenset({"models.read", "usage.read", "ledger.read", "keys.read", "tenants.read"}) | _AUDIT,
+    "auditor": frozenset({"models.read", "usage.read", "ledger.read", "keys.read", "tenants.read", "audit.read", "decisions.read"}),
     "member": _USE | _DOCUMENTS,
     "service": _USE,
 }
@@ -57,7 +57,20 @@ TENANT_MATRIX: dict[TenantRole, frozenset[Action]] = {
 
 PLATFORM_MATRIX: dict[PlatformRole, frozenset[Action]] = {
     "operator": frozenset(ACTIONS) - {"chat", "files.read", "files.write", "stores.read", "stores.write"} - _PROMPTS,
-    "auditor": frozenset({"models.read", "usage.read", "ledger.read", "policy.read", "backends.read", "tenants.read", "keys.read", "metrics.read"}) | _AUDIT,
+    "auditor": frozenset(
+        {
+            "models.read",
+            "usage.read",
+            "ledger.read",
+            "policy.read",
+            "backends.read",
+            "tenants.read",
+            "keys.read",
+            "metrics.read",
+            "audit.read",
+            "decisions.read",
+        }
+    ),
 }
 """What the platform's roles may do, over all tenants. They run the service and own no tenant's content: they neither chat nor read documents."""
 

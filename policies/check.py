@@ -8,13 +8,15 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
+import msgspec
+
 from adapters.backend import BackendSpec, DataClass, RemoteSpec, clearance_of, kind_named, may_see
 from adapters.embedders.spec import EmbedderSpec
 from adapters.embedding import BUNDLED
 from config.prices import Price
 from config.yamlfile import Path, Places, Problem, nearest
 from policies.moderation import RuleError
-from policies.overlay import compiled, merge_moderation
+from policies.overlay import compiled, merge_moderation, prompt_redaction
 from policies.schema import Case, Moderation, PolicyFile, Rule, Weighted, When
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
@@ -243,6 +245,8 @@ class Checker:
             if tenant.moderation is not None:
                 own = bool(tenant.moderation.deny_list)
                 cases.append((("tenants", name, "moderation"), merge_moderation(self.file.moderation, tenant), own))
+        for name, tenant in self.file.tenants.items():
+            self._redaction(("tenants", name, "prompts"), prompt_redaction(self.file.moderation, tenant))
         for path, moderation, lists in cases:
             try:
                 compiled(moderation)
@@ -250,6 +254,13 @@ class Checker:
                 self._add(self._culprit(path, moderation, str(error)), str(error))
             if lists and "deny-list" not in moderation.output:
                 self._add((*path, "deny_list"), "these terms do nothing: 'deny-list' is not among the rules of 'output'")
+
+    def _redaction(self, path: Path, redaction: Moderation) -> None:
+        try:
+            compiled(msgspec.structs.replace(redaction, deny_list=()))  # bad terms are said where they stand
+        except RuleError as error:
+            index = next((index for index, name in enumerate(redaction.output) if repr(name) in str(error)), 0)
+            self._add((*path, "redact", index), str(error))
 
     def _culprit(self, path: Path, moderation: Moderation, message: str) -> Path:
         """The place of the name that the message quotes."""

@@ -15,7 +15,7 @@ from config.prices import FREE, Price
 from config.yamlfile import Places, YamlError, read_yaml
 from policies.check import Checker
 from policies.moderation import RuleSet
-from policies.overlay import compiled, merge_moderation
+from policies.overlay import compiled, merge_moderation, prompt_redaction
 from policies.schema import Grounding, History, Moderation, PolicyFile, Tenant, yaml_schema
 
 PriceOf: TypeAlias = Callable[[str, BackendSpec], Price | None]
@@ -74,6 +74,10 @@ class Policy(Struct, frozen=True, kw_only=True):
     def moderation_rules(self, tenant: str) -> RuleSet:
         """The tenant's moderation, compiled; the same object for the same rules."""
         return compiled(self.moderation(tenant))
+
+    def prompt_rules(self, tenant: str) -> RuleSet:
+        """What is taken out of the tenant's prompts before they are stored, compiled."""
+        return compiled(prompt_redaction(self.file.moderation, self.tenant(tenant)))
 
     def grounding(self, tenant: str) -> Grounding:
         return self.tenant(tenant).grounding or self.file.grounding

@@ -22,6 +22,11 @@ def merge_moderation(base: Moderation, tenant: Tenant) -> Moderation:
     )
 
 
+def prompt_redaction(base: Moderation, tenant: Tenant) -> Moderation:
+    """What is taken out of the tenant's prompts before they are stored; a `deny-list` among it is that of the tenant's answers."""
+    return Moderation(output=tenant.prompts.redact, deny_list=merge_moderation(base, tenant).deny_list)
+
+
 def _inherited(base: Moderation, output: tuple[str, ...]) -> dict[str, Action]:
     """The policy's actions for what the tenant looks for. What it does not look for is no mistake of the tenant's table."""
     chosen = [rule for rule in RULES if rule.name in output or rule.category in output]

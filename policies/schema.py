@@ -147,6 +147,17 @@ class Budget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     month: Usd | None = None
 
 
+class Prompts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whether a tenant's prompts are stored, encrypted, for its own owners and admins; `redact` names what is taken out of them before.
+
+    `redact` holds categories (`pii`, `secrets`, `deny-list`) and single rules, as `moderation.output` does.
+    """
+
+    store: bool = False
+    retention_days: Positive = 30
+    redact: tuple[str, ...] = ("pii", "secrets")
+
+
 class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the policy says about one tenant. `on_budget_end` is the backend that goes on answering when the budget affords no other."""
 
@@ -156,6 +167,7 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     grounding: Grounding | None = None
     history: History | None = None
     on_budget_end: str | None = None
+    prompts: Prompts = Prompts()
 
 
 class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

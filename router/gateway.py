@@ -21,6 +21,8 @@ from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
 from router.audit.changes import recorded_documents
 from router.audit.log import Actor, AuditLog
+from router.audit.reading import head
+from router.audit.recording import Recorder
 from router.auth import Authenticator
 from router.http.errors import ApiError
 from router.kept.conversations import Conversations
@@ -83,6 +85,7 @@ class Gateway:
         self.sealer = Sealer(secret)
         self.auth = Authenticator(database, secret)
         self.audit = AuditLog(database, secret)
+        self.recorder = Recorder(database, secret, self.sealer, settings.decisions_days, self.metrics.decisions_dropped)
         self.accounting = Accounting(database, worker)
         self.idempotency = Idempotency(database, self.sealer, worker, settings.idempotency_s)
         self.remembered = RememberedParts(database, self.sealer, settings.tool_memory_s)
@@ -94,6 +97,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._running: set[asyncio.Timeout] = set()
         self._stopping = False
+        self._shown_head = ""
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -101,6 +105,7 @@ class Gateway:
         await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
         work = ((REFRESH_S, self.policy.refresh), (BEAT_S, self._beat), (BEAT_S, self._look), (SWEEP_S, self._sweep))
         self._loops = [asyncio.create_task(self._every(seconds, each)) for seconds, each in work]
+        self._loops.append(asyncio.create_task(self.recorder.run()))
 
     async def stop(self) -> None:
         """End what still runs, wait for every settlement, then close."""
@@ -109,6 +114,7 @@ class Gateway:
         self.interrupt()
         while self._tasks or self._running:
             await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
+        await self._record_the_last()
         await self.policy.current.aclose()
         if self.compute is not None:
             await self.compute.aclose()
@@ -228,8 +234,23 @@ class Gateway:
         await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))
 
     async def _sweep(self) -> None:
-        for each in (self.idempotency, self.remembered, self.turns, self.conversations):
+        for each in (self.idempotency, self.remembered, self.turns, self.conversations, self.recorder):
             await each.sweep()
+        await self._show_head()
+
+    async def _show_head(self) -> None:
+        """Where the audit log ends, for the logs that are kept elsewhere: whoever removes entries with their head cannot remove it there."""
+        found = await self.database.read(head)
+        if str(found) != self._shown_head:
+            self._shown_head = str(found)
+            log.info("audit_head", head=self._shown_head)
+
+    async def _record_the_last(self) -> None:
+        try:
+            async with asyncio.timeout(BOOKING_S):
+                await self.recorder.flush()
+        except (TimeoutError, SQLAlchemyError, OSError) as error:
+            log.error("decisions_not_written", error=type(error).__name__)
 
     async def _look(self) -> None:
         """Apart from the heartbeat, which must not wait for a backend."""

@@ -71,6 +71,8 @@ class Exchange:
         self.data_class: DataClass = "internal"
         self.passages: tuple[Passage, ...] = ()
         self.decision: Decision | None = None
+        self.decided_from: State | None = None
+        """What the last decision was made from, besides the policy and the features."""
         self.rules = self.active.policy.moderation_rules(principal.tenant)
         self._form: AnswerFormat | None = None
         self._no_summary = False
@@ -119,7 +121,8 @@ class Exchange:
         costs = None
         if remaining is not None or self.call.hints.max_cost_usd is not None:
             costs = {name: self._plan(name, backend)[1].amount for name, backend in self.active.backends.items()}
-        self.decision = decide(self.active.policy, self.features, self.state(costs, remaining))
+        self.decided_from = self.state(costs, remaining)
+        self.decision = decide(self.active.policy, self.features, self.decided_from)
         if self.decision.outcome != "ok":
             wait = self.active.closes_in_s() if self.decision.outcome == "no_permitted_backend" else None
             headers = {} if wait is None else {"retry-after": f"{math.ceil(wait)}"}

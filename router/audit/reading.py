@@ -72,17 +72,18 @@ def entries(connection: Connection, wanted: Wanted, *, limit: int, before: int |
     if before is not None:
         query = query.where(audit_log.c.seq < before)
     rows = connection.execute(query).mappings().all()
-    return [_entry(row) for row in rows[:limit]], len(rows) > limit
+    return [shown_entry(row) for row in rows[:limit]], len(rows) > limit
 
 
 def exported(connection: Connection, wanted: Wanted) -> Iterator[AuditEntry]:
     """Every entry, oldest first, read as it is consumed."""
     query = wanted.query().order_by(audit_log.c.seq).execution_options(yield_per=READ_AT_ONCE)
     for row in connection.execute(query).mappings():
-        yield _entry(row)
+        yield shown_entry(row)
 
 
-def _entry(row: Any) -> AuditEntry:
+def shown_entry(row: Any) -> AuditEntry:
+    """A row as it is shown."""
     fields = {name: row[name] for name in AuditEntry.__struct_fields__ if name != "details"}
     try:
         details = msgspec.json.decode(row["details"], type=dict[str, Any])
@@ -136,7 +137,9 @@ def _start(connection: Connection, key: ChainKey, chain: str) -> tuple[Head, Hea
 def _rows(connection: Connection, table: Table, layout: Layout, chain: str) -> Iterator[Row]:
     """As the database has them: no conversion that would refuse, or mend, what somebody put there."""
     names = [layout.chain, layout.position, layout.hash, *layout.columns, *([layout.previous] if layout.previous else [])]
-    query = select(*(literal_column(name) for name in names)).select_from(table).where(table.c[layout.chain] == chain).order_by(table.c[layout.position])
+    query: Select[Any] = (
+        select(*(literal_column(name) for name in names)).select_from(table).where(table.c[layout.chain] == chain).order_by(table.c[layout.position])
+    )
     for row in connection.execute(query.execution_options(yield_per=READ_AT_ONCE)).mappings():
         yield dict(row)
 

@@ -78,8 +78,6 @@ decisions = Table(
     Column("state", Text),
     Column("citations", Text, nullable=False),
     Column("moderation", Text, nullable=False),
-    Index("ix_decisions_tenant_created_at", "tenant", "created_at"),
-    Index("ix_decisions_user_id", "user_id"),
 )
 
 decision_capabilities = Table(

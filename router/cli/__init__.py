@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config.settings import SettingsError
 from config.yamlfile import YamlError
 from router.cli.audit import audit
+from router.cli.decisions import decisions, erase
 from router.cli.doctor import doctor
 from router.cli.documents import documents
 from router.cli.identity import keys, tenants
@@ -25,7 +26,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, keys, documents, usage, ledger, audit, doctor):
+for command in (serve, policy, tenants, keys, documents, usage, ledger, audit, decisions, erase, doctor):
     cli.add_command(command)
 
 

@@ -101,7 +101,8 @@ class AnswerResponse:
             return ended
         finally:
             self._gateway.metrics.active(-1)
-            self._log(exchange, ended)
+            outcome = self._log(exchange, ended)
+            self._gateway.recorder.note(exchange, self._dialect.name, outcome, None if ended is None or ended.error is None else ended.error.code)
             exchange.close()
 
     async def _answer(self, exchange: Exchange, send: Send) -> Ended:
@@ -225,7 +226,8 @@ class AnswerResponse:
             headers.append((b"x-headgate-ignored", header_value(",".join(exchange.ignored))))
         return headers
 
-    def _log(self, exchange: Exchange, ended: Ended | None) -> None:
+    def _log(self, exchange: Exchange, ended: Ended | None) -> str:
+        """Log the answer; returns how it ended."""
         outcome = exchange.outcome
         if outcome == "refused" and ended is None:  # nothing says otherwise yet: the settlement of what was ended from outside follows in the background
             outcome = "cancelled"
@@ -241,6 +243,7 @@ class AnswerResponse:
             outcome=outcome,
             ms=round((time.perf_counter() - exchange.started) * 1000, 1),
         )
+        return outcome
 
 
 def _ending(exchange: Exchange) -> Ending:

@@ -65,7 +65,7 @@ async def get_audit(
     for name, value in texts.items():
         if value is not None and "\0" in value:
             raise ApiError(400, "invalid_request", f"{name}: holds a character that no name has.", param=name)
-    wanted = Wanted(**texts, since=since, until=until)  # type: ignore[arg-type]
+    wanted = Wanted(**texts, since=since, until=until)
     found, more = await gateway.database.read(lambda connection: reading.entries(connection, wanted, limit=limit, before=before))
     asked = {name: value for name, value in msgspec.to_builtins(wanted).items() if value is not None}
     await gateway.audit.note(actor_of(request), "audit.read", Subject("audit", "", wanted.tenant or "", {"asked": asked, "rows": len(found)}))

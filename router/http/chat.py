@@ -19,4 +19,4 @@ async def chat_completions(request: HttpRequest) -> AnswerResponse:
     seal = gateway.sealer.of(principal.tenant)
     call = decode_chat(await request.body(), seal)
     dialect = ChatDialect(call.include_usage, seal, custom_tools(call.request))
-    return AnswerResponse(gateway, principal, call, request_id_of(request), dialect, ToolMemory(gateway.remembered, principal.tenant))
+    return AnswerResponse(gateway, principal, call, request_id_of(request), dialect, ToolMemory(gateway.remembered, principal.tenant, principal.user))

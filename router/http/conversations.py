@@ -69,7 +69,7 @@ async def create_conversation(request: HttpRequest) -> ConversationObject:
     gateway.require(principal, "chat")
     body = decode_body(await request.body() or b"{}", CreateConversation)
     items = _checked(body.items, gateway.sealer.of(principal.tenant))
-    return _object(await gateway.conversations.create(principal.tenant, body.metadata or {}, items))
+    return _object(await gateway.conversations.create(principal.tenant, body.metadata or {}, items, user=principal.user))
 
 
 @get("/v1/conversations", tags=["chat"], summary="The tenant's conversations, newest first")

@@ -32,9 +32,10 @@ class Memory(Protocol):
 class ToolMemory:
     """For a dialect that has no place for opaque parts: those of tool calls are kept here, for clients that do not send them back."""
 
-    def __init__(self, parts: RememberedParts, tenant: str) -> None:
+    def __init__(self, parts: RememberedParts, tenant: str, user: str = "") -> None:
         self._parts = parts
         self._tenant = tenant
+        self._user = user
         self._collector = Collector()
 
     async def recall(self, call: Call) -> Call:
@@ -47,4 +48,4 @@ class ToolMemory:
 
     async def keep(self, exchange: Exchange, said: bytes, *, failed: bool) -> None:
         if not failed and not exchange.moderation.blocked:
-            await self._parts.remember(self._tenant, self._collector.result().choices)
+            await self._parts.remember(self._tenant, self._collector.result().choices, self._user)

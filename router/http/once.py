@@ -75,7 +75,7 @@ async def keyed_request(gateway: Gateway, principal: Principal, scope: Scope, re
     key = value.decode("latin-1").strip()
     if not 1 <= len(key) <= LONGEST_KEY:
         raise ApiError(400, "invalid_request", f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key")
-    return keyed(principal.tenant, scope["path"], key, await Request(scope, receive).body())
+    return keyed(principal.tenant, scope["path"], key, await Request(scope, receive).body(), principal.user)
 
 
 async def answer(gateway: Gateway, principal: Principal, answering: Answering, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from adapters.anthropic.wire import CountBody, MessagesBody
 from adapters.types import JsonObject
 from router.http.admin import NewKeyBody, NewTenant, Rollback
+from router.http.audited import EraseUser
 from router.http.context import HttpRequest
 from router.http.conversations import AddItems, CreateConversation, UpdateConversation
 from router.http.errors import ErrorBody
@@ -65,6 +66,7 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("put", "/admin/policy"): POLICY_TEXT,
     ("post", "/admin/policy/validate"): POLICY_TEXT,
     ("post", "/admin/policy/rollback"): Rollback,
+    ("post", "/admin/users/{user_id}/erase"): EraseUser,
 }
 """The bodies of the routes that decode them themselves: a struct, or a whole `requestBody` object."""
 

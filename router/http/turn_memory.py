@@ -90,7 +90,15 @@ class TurnMemory:
             if call.store:
                 turn = Turn(self._input, output, items, response)
                 previous, data_class = call.previous_response_id, exchange.data_class
-                await self._gateway.turns.keep(self._tenant, response["id"], turn, previous=previous, conversation=call.conversation, data_class=data_class)
+                await self._gateway.turns.keep(
+                    self._tenant,
+                    response["id"],
+                    turn,
+                    previous=previous,
+                    conversation=call.conversation,
+                    data_class=data_class,
+                    user=exchange.principal.user,
+                )
             if call.conversation is not None and not failed:
                 said_items = answer_items(response["id"], response["output"], output[0]) if output else [Item(item) for item in response["output"]]
                 added = (*(Item(item) for item in items), *said_items)

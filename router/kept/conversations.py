@@ -65,12 +65,13 @@ class Conversations:
         self._keep_s = keep_s
         self._clock = clock
 
-    async def create(self, tenant: str, metadata: dict[str, str], items: Sequence[Item], data_class: DataClass = "public") -> Conversation:
+    async def create(self, tenant: str, metadata: dict[str, str], items: Sequence[Item], data_class: DataClass = "public", user: str = "") -> Conversation:
         now = self._clock()
         made = Conversation("conv_" + uuid.uuid4().hex, metadata, data_class, now)
         row = {
             "id": made.id,
             "tenant": tenant,
+            "user_id": user or None,
             "metadata": msgspec.json.encode(metadata).decode(),
             "data_class": data_class,
             "last_position": 0,

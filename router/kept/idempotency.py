@@ -43,6 +43,7 @@ class Keyed(Struct, frozen=True):
     id: str
     tenant: str
     fingerprint: str
+    user: str = ""
 
 
 class Mine(Struct, frozen=True):
@@ -60,10 +61,10 @@ class Mismatch(Struct, frozen=True):
 Claim: TypeAlias = Mine | Running | Mismatch | KeptAnswer
 
 
-def keyed(tenant: str, route: str, key: str, body: bytes) -> Keyed:
+def keyed(tenant: str, route: str, key: str, body: bytes, user: str = "") -> Keyed:
     """The key is of the tenant's and the route's own. Neither the key nor the body is kept in the clear."""
     place = "\0".join((tenant, route, key)).encode()
-    return Keyed(hashlib.sha256(place).hexdigest(), tenant, hashlib.sha256(body).hexdigest())
+    return Keyed(hashlib.sha256(place).hexdigest(), tenant, hashlib.sha256(body).hexdigest(), user)
 
 
 class Idempotency:
@@ -79,9 +80,10 @@ class Idempotency:
     async def claim(self, request: Keyed, request_id: str) -> Claim:
         """Take the record for `request_id`, or learn what became of it. An answer that does not open any more (another secret) counts as none."""
         now = self._clock()
-        row = {
+        row: dict[str, object] = {
             "id": request.id,
             "tenant": request.tenant,
+            "user_id": request.user or None,
             "fingerprint": request.fingerprint,
             "worker": self._worker,
             "request_id": request_id,

@@ -49,24 +49,24 @@ class RememberedParts:
         self._keep_s = keep_s
         self._clock = clock
 
-    async def remember(self, tenant: str, choices: Iterable[CollectedChoice]) -> None:
+    async def remember(self, tenant: str, choices: Iterable[CollectedChoice], user: str = "") -> None:
         """Remember what belongs to tool calls. A database that fails is logged: the answer stands without it."""
-        rows = [self._row(tenant, choice) for choice in choices if self._keep_s > 0 and choice.tool_calls and choice.items]
+        rows = [self._row(tenant, user, choice) for choice in choices if self._keep_s > 0 and choice.tool_calls and choice.items]
         if not rows:
             return
         insert = (postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert)(remembered_parts)
-        again = {"content": insert.excluded.content, "expires_at": insert.excluded.expires_at}
+        again = {"user_id": insert.excluded.user_id, "content": insert.excluded.content, "expires_at": insert.excluded.expires_at}
         statement = insert.on_conflict_do_update(index_elements=["id"], set_=again)
         try:
             await self._database.write(lambda connection: connection.execute(statement, rows))
         except (SQLAlchemyError, OSError) as error:
             log.warning("parts_not_remembered", tenant=tenant, error=type(error).__name__)
 
-    def _row(self, tenant: str, choice: CollectedChoice) -> dict[str, object]:
+    def _row(self, tenant: str, user: str, choice: CollectedChoice) -> dict[str, object]:
         parts = tuple(ProviderPart(item.provider, item.item) for item in choice.items)
         place = _place(tenant, choice.tool_calls[0].id)
         content = self._sealer.of(tenant).keep(msgspec.json.encode(Remembered(choice.tool_calls, parts)), place)
-        return {"id": place, "tenant": tenant, "content": content, "expires_at": self._clock() + self._keep_s}
+        return {"id": place, "tenant": tenant, "user_id": user or None, "content": content, "expires_at": self._clock() + self._keep_s}
 
     async def recall(self, tenant: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """The messages with their opaque parts back. Reads the database only where a message has calls and no such parts."""

@@ -62,12 +62,13 @@ class Turns:
         self._keep_s = keep_s
         self._clock = clock
 
-    async def keep(self, tenant: str, id: str, turn: Turn, *, previous: str | None, conversation: str | None, data_class: DataClass) -> None:
+    async def keep(self, tenant: str, id: str, turn: Turn, *, previous: str | None, conversation: str | None, data_class: DataClass, user: str = "") -> None:
         """Keep a response, and those it builds upon for as long."""
         now = self._clock()
         row = {
             "id": id,
             "tenant": tenant,
+            "user_id": user or None,
             "previous_id": previous,
             "conversation": conversation,
             "data_class": data_class,

@@ -83,8 +83,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("request_id", name="pk_decisions"),
     )
     op.create_index("ix_decisions_expires_at", "decisions", ["expires_at"])
-    op.create_index("ix_decisions_tenant_created_at", "decisions", ["tenant", "created_at"])
-    op.create_index("ix_decisions_user_id", "decisions", ["user_id"])
     op.create_table(
         "decision_capabilities",
         sa.Column("id", sa.String(64), nullable=False),

@@ -47,6 +47,7 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_IDEMPOTENCY_S": "7",
         "HEADGATE_TOOL_MEMORY_S": "0",
         "HEADGATE_RETENTION_S": "8.5",
+        "HEADGATE_DECISIONS_DAYS": "9",
     }
     values = load_env(environ)
     assert set(values) == set(Settings.__struct_fields__)

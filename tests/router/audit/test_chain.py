@@ -157,7 +157,7 @@ def apply(connection: Connection, edit: tuple[Any, ...]) -> int | None:
             remove(*range(at + 1, ROWS + 1))
             if whole:
                 connection.execute(audit_heads.delete())
-                return int(at) if at else None  # nothing at all is left: only an anchor shows that
+                return min(int(at), ROWS) or None  # nothing at all is left: only an anchor shows that
             before = {"seq": at, "hash": rows[at]["hash"] if at in rows else "0" * 64}
             connection.execute(audit_heads.update().values(before if at < ROWS else {"hash": "0" * 64}))
             return int(min(at, ROWS))
