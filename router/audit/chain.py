@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -94,7 +95,9 @@ class ChainKey:
 
     def row(self, layout: Layout, row: Row, previous: str) -> str:
         """The hash of a row that follows one of hash `previous`; of the row's own columns only those of the layout count."""
-        return self._code([layout.label, row[layout.chain], row[layout.position], *_fields(layout, row), previous])
+        names = row[layout.chain], row[layout.position]
+        values = b"".join([encoded(value) for value in (*names, *[row[column] for column in layout.columns], previous)])
+        return hmac.digest(self._key, _described(layout) + values, "sha256").hex()
 
     def head(self, chain: str, head: Head) -> str:
         return self._code(["head", chain, head.position, head.hash])
@@ -107,29 +110,25 @@ class ChainKey:
         return hmac.digest(self._key, b"".join(map(encoded, values)), "sha256").hex()
 
 
-def _fields(layout: Layout, row: Row) -> Iterable[Value]:
-    for column in layout.columns:
-        yield column
-        yield row[column]
+@cache
+def _described(layout: Layout) -> bytes:
+    """What a layout's rows are of: it stands before their values."""
+    return b"".join(map(encoded, (layout.label, len(layout.columns), *layout.columns)))
 
 
 def encoded(value: Value) -> bytes:
     """A value with its type and length."""
-    match value:
-        case None:
-            return b"n"
-        case bool():
-            return b"i%d:%d" % (1, value)
-        case int():
-            text = b"%d" % value
-            return b"i%d:" % len(text) + text
-        case float():
-            return b"f" + struct.pack(">d", value)
-        case str():
-            data = value.encode("utf-8", "surrogatepass")
-            return b"s%d:" % len(data) + data
-        case bytes():
-            return b"b%d:" % len(value) + value
+    if isinstance(value, str):  # one by one, the most frequent first: a chain is as long as it is old
+        data = value.encode("utf-8", "surrogatepass")
+        return b"s%d:%b" % (len(data), data)
+    if value is None:
+        return b"n"
+    if isinstance(value, float):
+        return b"f" + struct.pack(">d", value)
+    if isinstance(value, int):
+        text = b"%d" % value
+        return b"i%d:%b" % (len(text), text)
+    return b"b%d:%b" % (len(value), value)
 
 
 def same(left: str, right: object) -> bool:

@@ -14,8 +14,6 @@ from router.audit.tables import prompts
 from router.kept.keeping import opened
 from router.kept.sealing import Sealer
 
-KIND = "prompt"
-
 
 class StoredPrompt(Struct, frozen=True, kw_only=True):
     """What a request asked, as far as it is stored: redacted; of pictures, files and the like only that they were there."""
@@ -33,11 +31,11 @@ def read_prompt(connection: Connection, sealer: Sealer, tenant: str, request_id:
     row = connection.execute(select(prompts).where(*mine)).one_or_none()
     messages = None if row is None else opened(sealer.of(tenant), row.content, f"prompt/{request_id}", tuple[Said, ...])
     if row is None or messages is None:
-        raise NotFound(KIND, request_id)
+        raise NotFound("prompt", request_id)
     return StoredPrompt(request_id=request_id, user_id=row.user_id, created_at=row.created_at, expires_at=row.expires_at, messages=messages)
 
 
 def delete_prompt(connection: Connection, tenant: str, request_id: str) -> None:
     """Raises `NotFound`."""
     if not connection.execute(delete(prompts).where(prompts.c.request_id == request_id, prompts.c.tenant == tenant)).rowcount:
-        raise NotFound(KIND, request_id)
+        raise NotFound("prompt", request_id)

@@ -140,8 +140,8 @@ def _rows(connection: Connection, table: Table, layout: Layout, chain: str) -> I
     query: Select[Any] = (
         select(*(literal_column(name) for name in names)).select_from(table).where(table.c[layout.chain] == chain).order_by(table.c[layout.position])
     )
-    for row in connection.execute(query.execution_options(yield_per=READ_AT_ONCE)).mappings():
-        yield dict(row)
+    for values in connection.execute(query.execution_options(yield_per=READ_AT_ONCE)):
+        yield dict(zip(names, values, strict=True))
 
 
 def prune(connection: Connection, key: ChainKey, through: int, now: float | None = None) -> int:

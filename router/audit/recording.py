@@ -141,12 +141,13 @@ class Recorder:
     def note(self, exchange: Exchange, dialect: str, outcome: str, error: str | None) -> None:
         """Leave a note of a request that has ended. Never raises, never waits."""
         try:
-            self._put(self._noted(exchange, dialect, outcome, error))
+            self.put(self._noted(exchange, dialect, outcome, error))
         except Exception:
             self._dropped(1)
             log.exception("decision_not_noted", request_id=exchange.request_id)
 
-    def _put(self, note: Note) -> None:
+    def put(self, note: Note) -> None:
+        """Let a note wait to be written, if there is room for it."""
         if len(self._notes) >= MOST_NOTES:
             self._dropped(1)
             return

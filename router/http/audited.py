@@ -89,7 +89,7 @@ async def erase(request: HttpRequest, user_id: FromPath[str]) -> Erased:
     try:
         user = require_id("user", user_id)
     except NotFound as error:
-        raise missing(error) from error
+        raise ApiError(404, "user_not_found", f"No user {user_id[:200]!r}.") from error
 
     def work(connection: Connection) -> Erased:
         return erase_user(connection, whose, user)

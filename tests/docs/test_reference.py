@@ -7,7 +7,7 @@ import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -27,6 +27,7 @@ from policies.decide import STATUS
 from policies.load import load_policy
 from policies.moderation.rules import DENY_LIST, RULES
 from router.app import _CODES, create_app
+from router.audit.log import AuditAction
 from router.backends import load_kinds
 from router.cli import cli
 from router.gateway import Gateway
@@ -111,6 +112,7 @@ STRUCTS = {
     "History": schema.History,
     "Tenant": schema.Tenant,
     "Budget": schema.Budget,
+    "Prompts": schema.Prompts,
     "Case": schema.Case,
     "Given": schema.Given,
     "Expect": schema.Expect,
@@ -246,6 +248,10 @@ def test_every_moderation_rule_is_documented() -> None:
 
 def test_every_ledger_column_is_documented() -> None:
     assert sorted(names(table(page("accounting.md"), "The ledger's columns"))) == sorted(column.name for column in ledger.columns)
+
+
+def test_every_action_of_the_audit_log_is_documented() -> None:
+    assert sorted(names(table(page("audit.md"), "Actions"))) == sorted(get_args(AuditAction))
 
 
 def commands(group: click.Group, prefix: str) -> Iterator[str]:

@@ -1,0 +1,431 @@
+"""Who did what, over HTTP: entries in the transaction of their change, decisions without prompts, prompts where they are wanted, users erased."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import openai
+import pytest
+from sqlalchemy import func, insert, select, text, update
+
+from policies.access import Principal
+from router import auth
+from router.audit.ledger_check import check_ledger
+from router.audit.reading import head, verify_chain
+from router.audit.recording import MOST_NOTES, Note, Recorder
+from router.audit.tables import audit_log, decisions, prompts
+from router.kept.tables import conversations, idempotency, kept_responses, remembered_parts
+from router.tables import budgets, ledger, reservations, tenants
+from tests.serving import SECRET, Service, serving
+
+POLICY = """
+version: 1
+backends:
+  mini: {kind: scripted, text: "Hello.", price: {input: 1.0, output: 4.0}}
+  large: {kind: scripted, text: "Large.", price: {input: 10, output: 40}}
+rules:
+  - {name: half, when: {tenant: globex}, use: {weighted: {mini: 1, large: 1}}}
+default: mini
+fallback: []
+tenants:
+  acme: {budget_usd: {month: 5}, prompts: {store: true, redact: [pii, deny-list]}, moderation: {output: [deny-list], deny_list: [bluebird]}}
+"""
+SECRET_TEXT = "My address is jane.doe@example.com and the project is bluebird."
+CHAT = {"model": "auto", "messages": [{"role": "user", "content": SECRET_TEXT}]}
+
+
+@pytest.fixture
+async def service(tmp_path: Path, database_url: str) -> AsyncIterator[Service]:
+    async with serving(POLICY, tmp_path, database_url=database_url) as service:
+        yield service
+
+
+async def call(service: Service, method: str, path: str, key: str | None = None, body: Any = None, **headers: str) -> tuple[int, Any]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, service.url + path, json=body, headers={**service.bearer(key), **headers}) as answer,
+    ):
+        shown = await answer.json(content_type=None) if "json" in answer.content_type else await answer.text()
+        if isinstance(shown, dict):
+            shown["x-request-id"] = answer.headers["x-request-id"]
+        return answer.status, shown
+
+
+async def key_of(service: Service, role: str, tenant: str = "acme") -> str:
+    return await service.database.write(lambda connection: auth.create_key(connection, SECRET, tenant=tenant, role=role).key)
+
+
+async def log_of(service: Service, **filters: str) -> list[dict[str, Any]]:
+    query = "&".join(f"{name}={value}" for name, value in filters.items())
+    status, page = await call(service, "GET", f"/admin/audit?limit=1000&{query}", service.admin_key)
+    assert status == 200, page
+    found: list[dict[str, Any]] = page["data"]
+    return found
+
+
+async def count(service: Service, table: Any) -> int:
+    found = await service.database.read(lambda connection: connection.execute(select(func.count()).select_from(table)).scalar())
+    assert found is not None
+    return found
+
+
+async def test_every_administrative_change_and_sensitive_read_leaves_an_entry_that_names_its_request(service: Service) -> None:
+    admin = service.admin_key
+    version = (await call(service, "GET", "/admin/policy", admin))[1]
+    assert "mini" in version
+    changed = POLICY.replace("month: 5", "month: 7")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.put(f"{service.url}/admin/policy", data=changed, headers={**service.bearer(admin), "if-match": "*"}) as put,
+    ):
+        assert put.status == 200
+    async with (
+        aiohttp.ClientSession() as session,
+        session.put(f"{service.url}/admin/policy", data=POLICY, headers={**service.bearer(admin), "if-match": '"0"'}) as late,
+    ):
+        assert late.status == 412
+    await call(service, "POST", "/admin/policy/rollback", admin, {"version": 1})
+    made = await call(service, "POST", "/admin/tenants", admin, {"name": "initech"})
+    key = (await call(service, "POST", "/admin/keys", admin, {"tenant": "initech", "role": "member", "name": "the first"}))[1]
+    await call(service, "DELETE", f"/admin/keys/{key['id']}", admin)
+    await call(service, "GET", "/admin/keys?tenant=acme", admin)
+    await call(service, "GET", "/admin/ledger", admin)
+    entries = await log_of(service)
+    assert [(each["action"], each["outcome"], each["tenant"]) for each in reversed(entries)] == [
+        ("policy.read", "ok", ""),
+        ("policy.put", "ok", ""),
+        ("budget.change", "ok", "acme"),
+        ("policy.put", "refused", ""),
+        ("policy.rollback", "ok", ""),
+        ("budget.change", "ok", "acme"),
+        ("tenant.create", "ok", "initech"),
+        ("key.create", "ok", "initech"),
+        ("key.revoke", "ok", "initech"),
+        ("key.read", "ok", "acme"),
+        ("ledger.read", "ok", ""),
+    ]
+    assert {each["actor_role"] for each in entries} == {"operator"}
+    by_action = {each["action"]: each for each in reversed(entries)}
+    assert by_action["tenant.create"]["request_id"] == made[1]["x-request-id"]
+    assert by_action["key.create"]["object_id"] == key["id"]
+    assert by_action["budget.change"]["details"] == {"before": {"month": 7}, "after": {"month": 5}, "policy_version": 1}
+    assert key["key"] not in str(entries)
+    assert [each["action"] for each in await log_of(service, action="audit.read")] == ["audit.read"]
+    assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
+
+
+async def test_what_is_refused_or_fails_changes_nothing_and_says_nothing(service: Service) -> None:
+    before = await count(service, audit_log)
+    for body in ({"name": "acme"}, {"name": "Not OK"}):
+        assert (await call(service, "POST", "/admin/tenants", service.admin_key, body))[0] in (400, 409)
+    assert (await call(service, "POST", "/admin/keys", service.admin_key, {"tenant": "nobody", "role": "member"}))[0] == 404
+    assert (await call(service, "POST", "/admin/tenants", service.key, {"name": "mine"}))[0] == 403
+    assert await count(service, audit_log) == before
+
+
+async def test_documents_and_vector_stores_leave_entries_with_their_change(service: Service) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=service.key, max_retries=0) as sdk:
+        file = await sdk.files.create(file=("a.txt", b"A text."), purpose="assistants")
+        store = await sdk.vector_stores.create(name="mine")
+        await sdk.vector_stores.update(store.id, name="ours")
+        assert (await sdk.files.content(file.id)).content == b"A text."
+        await sdk.vector_stores.delete(store.id)
+        await sdk.files.delete(file.id)
+        with pytest.raises(openai.NotFoundError):
+            await sdk.files.delete(file.id)
+    entries = [each for each in await log_of(service, tenant="acme") if each["object_kind"] in ("file", "vector_store")]
+    assert [(each["action"], each["object_id"]) for each in reversed(entries)] == [
+        ("file.create", file.id),
+        ("store.create", store.id),
+        ("store.update", store.id),
+        ("file.read", file.id),
+        ("store.delete", store.id),
+        ("file.delete", file.id),
+    ]
+    assert "a.txt" not in str(entries)
+
+
+async def test_a_tenant_sees_its_own_entries_and_only_the_platform_verifies(service: Service) -> None:
+    for tenant, key in (("acme", service.key), ("globex", service.other_key)):
+        await call(service, "POST", "/admin/keys", key, {"tenant": tenant, "role": "member"})
+    auditor, platform_auditor, member = await key_of(service, "auditor"), await key_of(service, "auditor", ""), await key_of(service, "member")
+    for key in (service.key, auditor):
+        status, page = await call(service, "GET", "/admin/audit", key)
+        assert (status, {each["tenant"] for each in page["data"]}) == (200, {"acme"})
+        assert (await call(service, "GET", "/admin/audit?tenant=globex", key))[0] == 404
+        assert (await call(service, "GET", "/admin/audit/verify", key))[0] == 403
+    for key in (service.admin_key, platform_auditor):
+        status, page = await call(service, "GET", "/admin/audit", key)
+        assert {"acme", "globex"} <= {each["tenant"] for each in page["data"]}
+        status, said = await call(service, "GET", f"/admin/audit/verify?head={page['data'][0]['seq']}:{page['data'][0]['hash']}", key)
+        assert (status, said["ok"], said["found"]) == (200, True, 0)
+    assert (await call(service, "GET", "/admin/audit", member))[0] == 403
+    assert (await call(service, "GET", "/admin/audit/verify?head=nonsense", service.admin_key))[1]["error"]["param"] == "head"
+    for query in ("limit=0", "limit=5000"):
+        assert (await call(service, "GET", f"/admin/audit?{query}", service.admin_key))[1]["error"]["param"] == "limit"
+    assert (await call(service, "GET", "/admin/audit?actor=a%00b", service.admin_key))[1]["error"]["param"] == "actor"
+
+
+async def test_the_log_is_read_page_by_page_to_its_first_entry(service: Service) -> None:
+    for number in range(5):
+        await call(service, "POST", "/admin/tenants", service.admin_key, {"name": f"tenant-{number}"})
+    seen, before = [], ""
+    while True:
+        page = (await call(service, "GET", f"/admin/audit?action=tenant.create&limit=2{before}", service.admin_key))[1]
+        seen += [each["object_id"] for each in page["data"]]
+        if not page["has_more"]:
+            break
+        before = f"&before={page['next']}"
+    assert seen == [f"tenant-{number}" for number in reversed(range(5))]
+
+
+async def test_the_path_of_a_request_is_shown_without_its_prompt_and_looking_is_recorded(service: Service) -> None:
+    status, answer = await call(service, "POST", "/v1/chat/completions", service.key, CHAT)
+    assert status == 200
+    request_id = answer["headgate"]["decision_id"]
+    auditor = await key_of(service, "auditor", "")
+    status, path = await call(service, "GET", f"/admin/decisions/{request_id}", auditor)
+    assert status == 200
+    assert path["decision"]["decision"]["candidates"] == ["mini"]
+    assert (path["decision"]["outcome"], path["decision"]["backend"], path["decision"]["dialect"]) == ("ok", "mini", "openai.chat")
+    assert [(row["purpose"], row["outcome"], row["cost_usd"]) for row in path["attempts"]] == [("answer", "ok", answer["headgate"]["cost_usd"])]
+    assert "jane" not in str(path)
+    assert "bluebird" not in str(path)
+    again = (await call(service, "GET", f"/admin/decisions/{request_id}", service.key))[1]
+    assert [(each["action"], each["actor_role"]) for each in again["audit"]] == [("decision.read", "auditor")]
+    other = await call(service, "GET", f"/admin/decisions/{request_id}", service.other_key)
+    nothing = await call(service, "GET", "/admin/decisions/" + "0" * 32, service.other_key)
+    assert other[0] == nothing[0] == 404
+    assert other[1]["error"]["message"].replace(request_id, "ID") == nothing[1]["error"]["message"].replace("0" * 32, "ID")
+
+
+async def test_refused_and_cancelled_requests_are_recorded_too_and_equal_prompts_have_equal_hashes(service: Service) -> None:
+    refused = await call(service, "POST", "/v1/chat/completions", service.key, {**CHAT, "model": "nobody"})
+    assert refused[0] == 404
+    twice = [(await call(service, "POST", "/v1/messages", service.other_key, {**CHAT, "max_tokens": 10}))[1] for _ in range(2)]
+    await service.gateway.recorder.flush()
+    rows = await service.database.read(lambda connection: connection.execute(select(decisions).order_by(decisions.c.created_at)).mappings().all())
+    assert [(row["outcome"], row["error"], row["dialect"]) for row in rows] == [
+        ("refused", "model_not_found", "openai.chat"),
+        ("ok", None, "anthropic.messages"),
+        ("ok", None, "anthropic.messages"),
+    ]
+    assert rows[0]["request_id"] == refused[1]["x-request-id"]
+    assert msgspec.json.decode(rows[0]["decision"])["outcome"] == "model_not_found"
+    assert rows[1]["input_hash"] == rows[2]["input_hash"]
+    assert twice[0]["headgate"]["decision_id"] == rows[1]["request_id"]
+
+
+async def test_a_decision_replays_to_itself_bit_for_bit_under_its_own_policy_version(service: Service) -> None:
+    from router.audit.paths import replay
+
+    ids = [(await call(service, "POST", "/v1/chat/completions", service.other_key, CHAT))[1]["headgate"]["decision_id"] for _ in range(6)]
+    refused = (await call(service, "POST", "/v1/chat/completions", service.key, {**CHAT, "headgate": {"max_cost_usd": 0}}))[1]["x-request-id"]
+    changed = POLICY.replace("weighted: {mini: 1, large: 1}", "weighted: {mini: 0, large: 1}")
+    async with aiohttp.ClientSession() as session:
+        headers = {**service.bearer(service.admin_key), "if-match": "*"}
+        assert (await session.put(f"{service.url}/admin/policy", data=changed, headers=headers)).status == 200
+    await service.gateway.recorder.flush()
+    for request_id in (*ids, refused):
+        done = await service.database.read(lambda connection, request_id=request_id: replay(connection, request_id, "policy.yaml"))  # type: ignore[misc]
+        assert done is not None
+        assert (done.equal, done.problem) == (True, None), done
+    first = await service.database.read(lambda connection: connection.execute(select(decisions).where(decisions.c.request_id == ids[0])).mappings().one())
+    forged = msgspec.json.decode(first["decision"]) | {"candidates": ["large"], "reasons": []}
+    await service.database.write(
+        lambda connection: connection.execute(update(decisions).where(decisions.c.request_id == ids[0]).values(decision=msgspec.json.encode(forged).decode()))
+    )
+    done = await service.database.read(lambda connection: replay(connection, ids[0], "policy.yaml"))
+    assert done is not None
+    assert not done.equal
+
+
+async def test_prompts_are_stored_redacted_and_sealed_only_where_the_tenant_wants_it_and_only_its_administrators_read_them(service: Service) -> None:
+    mine = (await call(service, "POST", "/v1/chat/completions", service.key, CHAT))[1]["headgate"]["decision_id"]
+    theirs = (await call(service, "POST", "/v1/chat/completions", service.other_key, CHAT))[1]["headgate"]["decision_id"]
+    status, stored = await call(service, "GET", f"/admin/prompts/{mine}", service.key)
+    assert status == 200
+    assert stored["messages"] == [{"role": "user", "text": "My address is [EMAIL] and the project is [REDACTED].", "other": []}]
+    assert stored["expires_at"] - stored["created_at"] == pytest.approx(30 * 86_400, abs=60)
+    (row,) = await service.database.read(lambda connection: connection.execute(select(prompts)).mappings().all())
+    assert b"address" not in row["content"]
+    for key in (service.admin_key, await key_of(service, "auditor", ""), await key_of(service, "auditor"), await key_of(service, "member")):
+        assert (await call(service, "GET", f"/admin/prompts/{mine}", key))[0] == 403
+        assert (await call(service, "DELETE", f"/admin/prompts/{mine}", key))[0] == 403
+    assert (await call(service, "GET", f"/admin/prompts/{theirs}", service.other_key))[0] == 404
+    assert (await call(service, "GET", f"/admin/prompts/{mine}", service.other_key))[0] == 404
+    assert (await call(service, "DELETE", f"/admin/prompts/{mine}", service.other_key))[0] == 404
+    assert (await call(service, "DELETE", f"/admin/prompts/{mine}", service.key))[0] == 200
+    assert (await call(service, "GET", f"/admin/prompts/{mine}", service.key))[0] == 404
+    assert [each["action"] for each in await log_of(service, object_id=mine)] == ["prompt.delete", "prompt.read"]
+
+
+async def test_what_has_expired_is_swept(service: Service) -> None:
+    await call(service, "POST", "/v1/chat/completions", service.key, CHAT)
+    await service.gateway.recorder.flush()
+    assert (await count(service, decisions), await count(service, prompts)) == (1, 1)
+    await service.gateway.recorder.sweep()
+    assert (await count(service, decisions), await count(service, prompts)) == (1, 1)
+    await service.database.write(
+        lambda connection: (connection.execute(update(decisions).values(expires_at=1)), connection.execute(update(prompts).values(expires_at=1)))
+    )
+    await service.gateway.recorder.sweep()
+    assert (await count(service, decisions), await count(service, prompts)) == (0, 0)
+
+
+async def test_erasing_a_user_takes_what_they_said_and_leaves_sums_and_chain_as_they_were(service: Service) -> None:
+    """As the key's principal says who the user is, its answers are acted for one here."""
+    real = service.gateway.auth.principal
+
+    async def acting(key: str) -> Principal | None:
+        principal = await real(key)
+        return None if principal is None or principal.platform else msgspec.structs.replace(principal, user="user_jane" if key == service.key else "user_joe")
+
+    member = await key_of(service, "owner")
+    service.gateway.auth.principal = acting  # type: ignore[method-assign]
+    for key in (service.key, member):
+        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0) as sdk:
+            await sdk.responses.create(model="auto", input=SECRET_TEXT, extra_headers={"Idempotency-Key": f"once-{key[-4:]}"})
+            await sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
+    service.gateway.auth.principal = real  # type: ignore[method-assign]
+    await service.gateway.recorder.flush()
+    parts = {"id": "x", "tenant": "acme", "user_id": "user_jane", "content": b"", "expires_at": 9e9}
+    await service.database.write(lambda connection: connection.execute(insert(remembered_parts), parts))
+    kept = (prompts, kept_responses, conversations, idempotency)
+    assert [await count(service, table) for table in kept] == [2, 2, 2, 2]
+    sums = await call(service, "GET", "/admin/usage", service.admin_key)
+    status, done = await call(service, "POST", "/admin/users/user_jane/erase", service.key, {})
+    assert status == 200
+    assert done["deleted"] == {"prompts": 1, "responses": 1, "conversations": 1, "idempotent_answers": 1, "remembered_parts": 1}
+    assert [await count(service, table) for table in kept] == [1, 1, 1, 1]
+    assert await count(service, decisions) == 2
+    after = await call(service, "GET", "/admin/usage", service.admin_key)
+    assert (after[1]["data"], after[1]["budgets"]) == (sums[1]["data"], sums[1]["budgets"])
+    assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
+    assert await service.database.read(check_ledger) == []
+    (entry,) = await log_of(service, action="user.erase")
+    assert (entry["object_id"], entry["tenant"]) == ("user_jane", "acme")
+    assert (await call(service, "POST", "/admin/users/user_joe/erase", service.admin_key, {}))[0] == 400
+    assert (await call(service, "POST", "/admin/users/user_joe/erase", service.other_key, {"tenant": "acme"}))[0] == 404
+    assert (await call(service, "POST", "/admin/users/user_joe/erase", service.other_key, {}))[1]["deleted"]["prompts"] == 0
+    assert (await call(service, "POST", "/admin/users/user_joe/erase", service.admin_key, {"tenant": "acme"}))[1]["deleted"]["prompts"] == 1
+
+
+async def test_the_books_are_checked_and_every_problem_is_located(service: Service) -> None:
+    for key in (service.key, service.other_key):
+        await call(service, "POST", "/v1/chat/completions", key, CHAT)
+    assert await service.database.read(check_ledger) == []
+    (row, _) = await service.database.read(lambda connection: connection.execute(select(ledger).order_by(ledger.c.tenant)).mappings().all())
+
+    def found_after(*statements: Any) -> Any:
+        class Undone(Exception):
+            pass
+
+        async def run() -> set[tuple[str, str, str]]:
+            said: set[tuple[str, str, str]] = set()
+
+            def work(connection: Any) -> None:
+                for statement in statements:
+                    connection.execute(statement)
+                said.update((each.table, each.row, each.column) for each in check_ledger(connection))
+                raise Undone
+
+            with pytest.raises(Undone):
+                await service.database.write(work)
+            return said
+
+        return run()
+
+    on = " ON ledger" if service.database.dialect == "postgresql" else ""
+    loose = [text(f"DROP TRIGGER ledger_no_{kind}{on}") for kind in ("update", "delete")]
+    gone = {("ledger", "ledger_no_update", ""), ("ledger", "ledger_no_delete", "")}
+    month = await service.database.read(
+        lambda connection: connection.execute(select(budgets.c.period).where(budgets.c.period.like("month:%")).limit(1)).scalar()
+    )
+    spent = await found_after(update(budgets).where(budgets.c.tenant == "acme", budgets.c.period == month).values(spent=budgets.c.spent + 1))
+    assert spent == {("budgets", f"acme {month}", "spent"), ("budgets", "acme", "spent")}
+    assert ("budgets", f"acme {month}", "reserved") in await found_after(update(budgets).where(budgets.c.period == month).values(reserved=-1))
+    attempt = f"{row['request_id']} answer 1"
+    twice = await found_after(insert(ledger).values({**row, "id": "another", "cost": 0}))
+    assert twice == {("ledger", attempt, "entry")}
+    orphan = await found_after(insert(ledger).values({**row, "id": "another", "cost": 0, "attempt": 9, "entry": "correction"}))
+    assert orphan == {("ledger", f"{row['request_id']} answer 9", "entry")}
+    cheaper = await found_after(*loose, update(ledger).where(ledger.c.id == row["id"]).values(cost=ledger.c.cost - 1))
+    assert gone < cheaper
+    assert ("budgets", f"acme {month}", "spent") in cheaper
+    open_one = {"request_id": "r", "purpose": "answer", "worker": "w", "tenant": "acme", "key_id": "k", "day": month, "month": month, "amount": 5}
+    phantom = await found_after(insert(reservations).values({**open_one, "attempt": 1, "plan": "{}", "policy_version": 1, "created_at": 0}))
+    assert ("budgets", f"acme {month}", "reserved") in phantom
+    for statement in (update(ledger).values(cost=0), ledger.delete()):
+        with pytest.raises(Exception, match="append only"):
+            await service.database.write(lambda connection, statement=statement: connection.execute(statement))  # type: ignore[misc]
+
+
+async def test_a_database_that_is_away_holds_up_no_answer_and_loses_no_decision(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sqlalchemy.exc import OperationalError
+
+    recorder, write = service.gateway.recorder, service.database.write
+    away = True
+
+    async def failing(work: Any) -> Any:
+        if away and work.__qualname__.startswith("Recorder.flush"):
+            raise OperationalError("", None, Exception("away"))
+        return await write(work)
+
+    monkeypatch.setattr(service.database, "write", failing)
+    assert (await call(service, "POST", "/v1/chat/completions", service.key, CHAT))[0] == 200
+    with pytest.raises(OperationalError):
+        await recorder.flush()
+    away = False
+    await recorder.flush()
+    assert await count(service, decisions) == 1
+
+
+async def test_more_notes_than_may_wait_are_dropped_and_counted(service: Service) -> None:
+    dropped: list[int] = []
+    recorder = Recorder(service.database, SECRET, service.gateway.sealer, 90, dropped.append)
+    note = Note(
+        request_id="r",
+        tenant="acme",
+        key_id="k",
+        user="",
+        created_at=0.0,
+        policy_version=1,
+        dialect="openai.chat",
+        data_class="internal",
+        outcome="ok",
+        error=None,
+        backend="mini",
+        input_hash="",
+        decision=None,
+        state=None,
+        citations=(),
+        moderation={},
+    )
+    for number in range(MOST_NOTES + 3):
+        recorder.put(msgspec.structs.replace(note, request_id=f"r{number}"))
+    assert dropped == [1, 1, 1]
+    await recorder.flush()
+    assert await count(service, decisions) == MOST_NOTES
+
+
+async def test_the_head_is_logged_for_those_who_keep_it_elsewhere(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    await call(service, "POST", "/admin/tenants", service.admin_key, {"name": "initech"})
+    capfd.readouterr()
+    await service.gateway._sweep()
+    await service.gateway._sweep()
+    kept = str(await service.database.read(head))
+    assert capfd.readouterr().out.count(kept) == 1
+
+
+async def test_changes_at_the_same_time_are_recorded_one_after_the_other(service: Service) -> None:
+    done = await asyncio.gather(*(call(service, "POST", "/admin/tenants", service.admin_key, {"name": f"tenant-{number}"}) for number in range(20)))
+    assert {status for status, _ in done} == {200}
+    assert len(await log_of(service, action="tenant.create")) == 20
+    assert await count(service, tenants) == 22
+    assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
