@@ -113,7 +113,8 @@ class ChainKey:
 @cache
 def _described(layout: Layout) -> bytes:
     """What a layout's rows are of: it stands before their values."""
-    return b"".join(map(encoded, (layout.label, len(layout.columns), *layout.columns)))
+    values: tuple[Value, ...] = (layout.label, len(layout.columns), *layout.columns)
+    return b"".join([encoded(value) for value in values])
 
 
 def encoded(value: Value) -> bytes:

@@ -137,9 +137,7 @@ def _start(connection: Connection, key: ChainKey, chain: str) -> tuple[Head, Hea
 def _rows(connection: Connection, table: Table, layout: Layout, chain: str) -> Iterator[Row]:
     """As the database has them: no conversion that would refuse, or mend, what somebody put there."""
     names = [layout.chain, layout.position, layout.hash, *layout.columns, *([layout.previous] if layout.previous else [])]
-    query: Select[Any] = (
-        select(*(literal_column(name) for name in names)).select_from(table).where(table.c[layout.chain] == chain).order_by(table.c[layout.position])
-    )
+    query: Any = select(*(literal_column(name) for name in names)).select_from(table).where(table.c[layout.chain] == chain).order_by(table.c[layout.position])
     for values in connection.execute(query.execution_options(yield_per=READ_AT_ONCE)):
         yield dict(zip(names, values, strict=True))
 

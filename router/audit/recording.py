@@ -12,6 +12,7 @@ import hmac
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +20,8 @@ import structlog
 from msgspec import Struct
 from sqlalchemy import Connection, Table, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from adapters.types import Capabilities, Citation, Message, RefusalPart, TextPart, ToolCallPart
@@ -191,12 +194,8 @@ class Recorder:
 
     def input_hash(self, messages: Iterable[Message]) -> str:
         """HMAC of the texts of a prompt: says whether two requests asked the same, and nothing of what they asked."""
-        made = hmac.new(self._key, digestmod=hashlib.sha256)
-        for message in messages:
-            made.update(message.role.encode())
-            for text in _texts(message):
-                made.update(b"\0" + text.encode("utf-8", "surrogatepass"))
-        return made.hexdigest()
+        said = [(message.role, *_texts(message)) for message in messages]
+        return hmac.digest(self._key, msgspec.json.encode(said), "sha256").hex()
 
     async def run(self) -> None:
         """Write notes as they come, until cancelled."""
@@ -221,7 +220,7 @@ class Recorder:
                 def work(connection: Connection, rows: Any = rows, stored: Any = stored, new: Any = new) -> None:
                     for table, values in ((decision_capabilities, new), (decisions, rows), (prompts, stored)):
                         if values:
-                            connection.execute(_insert_missing(connection, table), values)
+                            _insert_missing(connection, table, values)
 
                 try:
                     await self._database.write(work)
@@ -298,10 +297,21 @@ class Recorder:
                     break
 
 
-def _insert_missing(connection: Connection, table: Table) -> Any:
-    """What was written by an attempt of which nobody learned that it succeeded is there already."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return insert(table).on_conflict_do_nothing()
+def _insert_missing(connection: Connection, table: Table, rows: list[dict[str, object]]) -> None:
+    """Insert rows, but not those that an attempt wrote of which nobody learned that it succeeded. Past SQLAlchemy's layers: they cost more than the rest."""
+    statement, columns = _insertion(table, connection.dialect.name)
+    connection.exec_driver_sql(statement, [tuple([row[column] for column in columns]) for row in rows])
+
+
+@cache
+def _insertion(table: Table, dialect: str) -> tuple[str, tuple[str, ...]]:
+    """The statement as the driver takes it, and the columns in the order of its parameters. No column of these tables needs a conversion."""
+    made = (
+        postgresql.insert(table).on_conflict_do_nothing().compile(dialect=PGDialect_asyncpg())  # type: ignore[no-untyped-call]
+        if dialect == "postgresql"
+        else sqlite.insert(table).on_conflict_do_nothing().compile(dialect=SQLiteDialect_pysqlite())
+    )
+    return made.string, tuple(made.positiontup or ())
 
 
 def _place(citation: Citation) -> Place:

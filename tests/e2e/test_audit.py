@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from router.audit.recording import MOST_NOTES, Note, Recorder
 from router.audit.tables import audit_log, decisions, prompts
 from router.kept.tables import conversations, idempotency, kept_responses, remembered_parts
 from router.tables import budgets, ledger, reservations, tenants
-from tests.serving import SECRET, Service, serving
+from tests.e2e.test_cancel import policy as cancel_policy
+from tests.e2e.test_cancel import raw_client, scenes
+from tests.fakes.provider import FakeProvider
+from tests.serving import SECRET, Service, headgate_json, served, serving
 
 POLICY = """
 version: 1
@@ -204,7 +208,7 @@ async def test_the_path_of_a_request_is_shown_without_its_prompt_and_looking_is_
     assert other[1]["error"]["message"].replace(request_id, "ID") == nothing[1]["error"]["message"].replace("0" * 32, "ID")
 
 
-async def test_refused_and_cancelled_requests_are_recorded_too_and_equal_prompts_have_equal_hashes(service: Service) -> None:
+async def test_refused_requests_are_recorded_too_and_equal_prompts_have_equal_hashes(service: Service) -> None:
     refused = await call(service, "POST", "/v1/chat/completions", service.key, {**CHAT, "model": "nobody"})
     assert refused[0] == 404
     twice = [(await call(service, "POST", "/v1/messages", service.other_key, {**CHAT, "max_tokens": 10}))[1] for _ in range(2)]
@@ -429,3 +433,40 @@ async def test_changes_at_the_same_time_are_recorded_one_after_the_other(service
     assert len(await log_of(service, action="tenant.create")) == 20
     assert await count(service, tenants) == 22
     assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
+
+
+async def test_a_request_whose_client_left_is_recorded_as_cancelled(tmp_path: Path) -> None:
+    scene = scenes("openai")["in the middle of a stream"]()
+    async with FakeProvider(scene.script) as upstream, serving(cancel_policy("openai", upstream.url), tmp_path) as service:
+        async with raw_client(service, scene) as leave:
+            async with asyncio.timeout(20):
+                await scene.reached.wait()
+            await leave()
+
+        async def recorded() -> list[tuple[str, str]]:
+            await service.gateway.recorder.flush()
+            query = select(decisions.c.outcome, decisions.c.backend)
+            return [(row.outcome, row.backend) for row in await service.database.read(lambda connection: connection.execute(query).all())]
+
+        async with asyncio.timeout(20):
+            while not (found := await recorded()):
+                await asyncio.sleep(0.01)
+        assert found == [("cancelled", "remote")]
+
+
+def test_a_start_and_an_edited_policy_file_leave_entries_of_the_system_and_the_file(tmp_path: Path) -> None:
+    policy = tmp_path / "headgate.yaml"
+    policy.write_text(POLICY)
+    with served(tmp_path, "--config", str(policy), models=False):
+        policy.write_text(POLICY.replace("month: 5", "month: 6"))
+        end = time.monotonic() + 30
+        while len(found := headgate_json(tmp_path, "audit", "list", "--actor", "file", HEADGATE_CONFIG=str(policy))["data"]) < 4:
+            assert time.monotonic() < end, found
+    entries = headgate_json(tmp_path, "audit", "list", HEADGATE_CONFIG=str(policy))["data"]
+    mine = [(each["actor"], each["action"], each["tenant"]) for each in reversed(entries) if each["action"] != "audit.read"]
+    assert mine[:3] == [("file", "policy.import", ""), ("file", "budget.change", "acme"), ("system", "tenant.create", "default")]
+    assert sorted(mine[3:5]) == [("system", "key.create", ""), ("system", "key.create", "default")]
+    assert mine[5:] == [("file", "policy.import", ""), ("file", "budget.change", "acme")]
+    assert headgate_json(tmp_path, "audit", "verify", HEADGATE_CONFIG=str(policy))["ok"]
+    with served(tmp_path, "--config", str(policy), models=False):  # an unchanged start says nothing
+        assert len(headgate_json(tmp_path, "audit", "list", "--actor", "file", HEADGATE_CONFIG=str(policy))["data"]) == 4
