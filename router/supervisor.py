@@ -33,7 +33,7 @@ from policies.load import load_policy
 from router import auth, policy_store
 from router.backends import load_kinds, try_policy
 from router.launch import Launch, installed, migrate_state, open_state, socket_path
-from router.money.books import recover
+from router.money.recovery import recover
 from router.policy_in_force import known_price
 from router.tables import reservations, workers
 from router.telemetry import METRICS_FOLDER, forget_worker, prepare_metrics_folder

@@ -74,12 +74,16 @@ reservations = Table(
     Column("plan", Text, nullable=False),
     Column("policy_version", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("team", String(40), nullable=False, server_default=""),
+    Column("user_id", String(40), nullable=False, server_default=""),
+    Column("counters", Text, nullable=False, server_default="[]"),
 )
 
 budgets = Table(
     "budgets",
     metadata,
     Column("tenant", String(64), primary_key=True),
+    Column("scope", String(200), primary_key=True, server_default=""),
     Column("period", String(16), primary_key=True),
     Column("cap", BigInteger, nullable=False),
     Column("spent", BigInteger, nullable=False),

@@ -2,7 +2,8 @@
 
 Guarantees, on SQLite and PostgreSQL alike:
 
-- the sum of what a tenant has spent and has reserved never exceeds its cap, over all workers and replicas (one conditional statement);
+- the sum of what a tenant has spent and has reserved never exceeds its cap, over all workers and replicas, nor does a team's, a key's or a model's;
+- as long as something fits, nothing is refused: an attempt that is content with less output gets what is left;
 - a reservation stands in the database before the provider is called, and is the upper bound of what that attempt can cost;
 - an attempt is settled once. Where its worker died, `recover` settles it at what was reserved, marked `estimated`; a settlement that comes
   later than that is booked as a correction, so the sum of the rows is always the latest truth.
@@ -14,11 +15,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from config.database import Database
-from router.money.books import INSERT_LEDGER, INSERT_RESERVATION, check_caps, close, correct, ledger_row, touch
+from router.money.batch import Next, Open, Outcome, Release, Settle
+from router.money.entries import Entries
 from router.money.settlement import AttemptPlan, Booking, Caps, Settlement
 from router.tables import budgets
 
@@ -28,7 +29,7 @@ class Accounting:
 
     def __init__(self, database: Database, worker: str, clock: Callable[[], float] = time.time) -> None:
         self._database = database
-        self._worker = worker
+        self._entries = Entries(database, worker)
         self._clock = clock
 
     async def reserve(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
@@ -37,7 +38,9 @@ class Accounting:
         await self.open(booking)
         return booking
 
-    def booking(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
+    def booking(
+        self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan, *, team: str = "", user: str = ""
+    ) -> Booking:
         """A booking of now, not yet reserved."""
         day, month = self._periods()
         return Booking(
@@ -50,36 +53,35 @@ class Accounting:
             month=month,
             attempt=1,
             plan=plan,
+            team=team,
+            user=user,
         )
 
     async def open(self, booking: Booking) -> None:
-        """Reserve for a booking. Raises `BudgetExceeded`, and then nothing is set aside; after any other error `release` must follow."""
-        plan = booking.plan
-        check_caps(booking, plan.amount)
+        """Reserve for a booking; its plan is clamped where that makes it fit. Raises `BudgetExceeded`, and then nothing is set aside.
 
-        def work(connection: Connection) -> None:
-            touch(connection, booking, reserved=plan.amount, spent=0)
-            connection.execute(INSERT_RESERVATION, self._reservation_row(booking))
-
-        await self._database.write(work)
+        After any other error `release` must follow.
+        """
+        booking.plan = _granted(await self._entries.book(Open(booking)))
 
     async def remaining(self, tenant: str, caps: Caps, booking: Booking | None = None, spent: int = 0) -> int | None:
         """What the tenant may still reserve, in picodollars; None without any cap.
 
         For the next attempt of a `booking` whose running one has failed and cost `spent`: what that one set aside is free again.
         """
-        if caps.day is None and caps.month is None:
+        if not caps.capped:
             return None
         day, month = self._periods() if booking is None else (booking.day, booking.month)
         own = 0 if booking is None else booking.plan.amount - spent
-        found = await self._database.read(
-            lambda connection: {
-                row.period: row.spent + row.reserved
-                for row in connection.execute(select(budgets).where(budgets.c.tenant == tenant, budgets.c.period.in_((day, month))))
-            }
-        )
-        left: list[int] = [cap - found.get(period, 0) + own for period, cap in ((day, caps.day), (month, caps.month)) if cap is not None]
-        return max(0, min(left))
+        wanted = {("", day): caps.day, ("", month): caps.month}
+        for level in caps.levels:
+            if not level.scope.startswith("model:"):  # those bound some candidates only: which ones is found when they are reserved for
+                wanted |= {(level.scope, day): level.day, (level.scope, month): level.month}
+        scopes = {scope for scope, _ in wanted}
+        query = select(budgets).where(budgets.c.tenant == tenant, budgets.c.period.in_((day, month)), budgets.c.scope.in_(scopes))
+        found = await self._database.read(lambda connection: {(row.scope, row.period): row.spent + row.reserved for row in connection.execute(query)})
+        left: list[int] = [cap - found.get(counter, 0) + own for counter, cap in wanted.items() if cap is not None]
+        return max(0, min(left)) if left else None
 
     def _periods(self) -> tuple[str, str]:
         now = datetime.fromtimestamp(self._clock(), UTC)
@@ -87,62 +89,18 @@ class Accounting:
 
     async def next_attempt(self, booking: Booking, settlement: Settlement, plan: AttemptPlan) -> None:
         """Book a failed attempt and set the next one's bound aside, in one transaction. Raises `BudgetExceeded`, and then nothing changed."""
-        check_caps(booking, plan.amount)
-        row = ledger_row(booking, settlement, "settlement")
-
-        following = msgspec.structs.replace(booking, attempt=booking.attempt + 1, plan=plan)
-
-        def work(connection: Connection) -> None:
-            # The reservation first, then the counters: the order of every other work, so that none waits for another in a circle.
-            if close(connection, booking) is not None:
-                touch(connection, booking, reserved=plan.amount - booking.plan.amount, spent=settlement.cost)
-                connection.execute(INSERT_LEDGER, row)
-            else:
-                correct(connection, booking, row)
-                touch(connection, booking, reserved=plan.amount, spent=0)
-            connection.execute(INSERT_RESERVATION, self._reservation_row(following))
-
-        await self._database.write(work)
-        booking.attempt, booking.plan = following.attempt, following.plan
+        booking.plan = _granted(await self._entries.book(Next(booking, settlement, plan)))
+        booking.attempt += 1
 
     async def settle(self, booking: Booking, settlement: Settlement) -> None:
         """Close the request's reservation and book its last attempt. After a recovery the difference is booked as a correction."""
-        row = ledger_row(booking, settlement, "settlement")
-
-        def work(connection: Connection) -> None:
-            closed = close(connection, booking)
-            if closed is None:
-                correct(connection, booking, row)
-            elif closed.attempt == booking.attempt:
-                touch(connection, booking, reserved=-closed.amount, spent=settlement.cost, force=True)
-                connection.execute(INSERT_LEDGER, row)
-            else:  # the next attempt was booked and nobody learned of it, so this one is booked too and the next one never began
-                touch(connection, booking, reserved=-closed.amount, spent=0, force=True)
-
-        await self._database.write(work)
+        await self._entries.book(Settle(booking, settlement))
 
     async def release(self, booking: Booking) -> None:
         """Undo a reservation of which nobody knows whether it was made: the database went away before it answered. No call was made."""
+        await self._entries.book(Release(booking))
 
-        def work(connection: Connection) -> None:
-            closed = close(connection, booking)
-            if closed is not None:
-                touch(connection, booking, reserved=-closed.amount, spent=0, force=True)
 
-        await self._database.write(work)
-
-    def _reservation_row(self, booking: Booking) -> dict[str, object]:
-        return {
-            "request_id": booking.request_id,
-            "worker": self._worker,
-            "tenant": booking.tenant,
-            "key_id": booking.key_id,
-            "day": booking.day,
-            "month": booking.month,
-            "amount": booking.plan.amount,
-            "attempt": booking.attempt,
-            "purpose": booking.plan.purpose,
-            "plan": msgspec.json.encode(booking.plan).decode(),
-            "policy_version": booking.policy_version,
-            "created_at": booking.plan.started_at,
-        }
+def _granted(outcome: Outcome) -> AttemptPlan:
+    assert isinstance(outcome, AttemptPlan), "what is opened is granted, or refused with an error"
+    return outcome

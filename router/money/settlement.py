@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from adapters.cost import cost
+from adapters.cost import cost, upper_bound
 from adapters.errors import BackendError
 from adapters.types import AttemptRecord, Usage
 from config.prices import Price
@@ -26,15 +26,45 @@ Purpose = Literal["answer", "hedge", "history", "embedding"]
 """What an attempt is for. A request holds at most one reservation for each at a time; retries and repairs are further attempts at its answer."""
 
 
-class Caps(Struct, frozen=True):
-    """What a tenant may spend, in picodollars; None is no limit."""
+class Level(Struct, frozen=True):
+    """A cap inside the tenant's: of a team (`team:ID`), a key (`key:ID`) or a model (`model:NAME`, a backend's or a model's name). In picodollars."""
 
+    scope: str
     day: int | None = None
     month: int | None = None
 
+    def covers(self, plan: AttemptPlan) -> bool:
+        """Whether this attempt is paid from it too. A team's and a key's are only ever given to their own requests."""
+        kind, _, name = self.scope.partition(":")
+        return kind != "model" or name in (plan.backend, plan.model)
+
+
+class Caps(Struct, frozen=True):
+    """What a request may spend, in picodollars: its tenant per day and month (None is no limit), and the levels inside it that cover the request."""
+
+    day: int | None = None
+    month: int | None = None
+    levels: tuple[Level, ...] = ()
+
+    @property
+    def capped(self) -> bool:
+        return self.day is not None or self.month is not None or bool(self.levels)
+
+
+class Counter(NamedTuple):
+    """A counter of what is spent and set aside: of a tenant (`scope` empty) or a level inside it, in a period (`day:…`, `month:…`)."""
+
+    tenant: str
+    scope: str
+    period: str
+
 
 class AttemptPlan(Struct, frozen=True):
-    """What an attempt may cost at most, known before the call. A booking's attempts share their purpose. `amount` is in picodollars, the bounds in tokens."""
+    """What an attempt may cost at most, known before the call. A booking's attempts share their purpose. `amount` is in picodollars, the bounds in tokens.
+
+    Where a budget does not hold `amount`, an attempt that is content with less output says with `least_output` how many tokens of each of its
+    `choices` it needs at least; 0 is all or nothing.
+    """
 
     backend: str
     provider: str
@@ -46,6 +76,32 @@ class AttemptPlan(Struct, frozen=True):
     rule: str
     started_at: float
     purpose: Purpose = "answer"
+    least_output: int = 0
+    choices: int = 1
+    spoken: bool = False
+
+    @property
+    def least_amount(self) -> int:
+        """The smallest amount with which the attempt may be made."""
+        if not self.least_output:
+            return self.amount
+        return min(self.amount, upper_bound(self.input_bound, self.least_output * self.choices, self.price, spoken=self.spoken))
+
+    def clamped(self, amount: int) -> AttemptPlan | None:
+        """The plan with the most output that `amount` is sure to pay for; itself where all of it is, None where that is too little."""
+        if amount >= self.amount:
+            return self
+        if amount < self.least_amount:
+            return None
+        least, most = self.least_output, self.output_bound // self.choices
+        while least < most:  # the bound grows with the output: the largest that fits is found by halving
+            middle = (least + most + 1) // 2
+            if upper_bound(self.input_bound, middle * self.choices, self.price, spoken=self.spoken) <= amount:
+                least = middle
+            else:
+                most = middle - 1
+        output = least * self.choices
+        return msgspec.structs.replace(self, output_bound=output, amount=upper_bound(self.input_bound, output, self.price, spoken=self.spoken))
 
 
 class Booking(Struct):
@@ -60,6 +116,19 @@ class Booking(Struct):
     month: str
     attempt: int
     plan: AttemptPlan
+    team: str = ""
+    user: str = ""
+
+    def counters(self, plan: AttemptPlan) -> dict[Counter, int | None]:
+        """The counters that an attempt of this booking moves, each with its cap."""
+        caps = self.caps
+        found: dict[Counter, int | None] = {Counter(self.tenant, "", self.day): caps.day, Counter(self.tenant, "", self.month): caps.month}
+        for level in caps.levels:
+            if level.covers(plan):
+                for period, cap in ((self.day, level.day), (self.month, level.month)):
+                    if cap is not None:
+                        found[Counter(self.tenant, level.scope, period)] = cap
+        return found
 
 
 class Settlement(Struct, frozen=True):

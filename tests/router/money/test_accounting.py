@@ -18,7 +18,8 @@ from config.database import Database, open_database
 from config.prices import Price
 from router.launch import migrate_state
 from router.money.accounting import Accounting
-from router.money.books import BudgetExceeded, recover
+from router.money.books import BudgetExceeded
+from router.money.recovery import recover
 from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, measured
 from router.tables import budgets, ledger, reservations
 
@@ -80,10 +81,11 @@ async def test_a_refused_reservation_changes_neither_counter(database: Database)
     assert {row["reserved"] for row in await rows(database, budgets)} == {plan().amount}
 
 
-async def test_an_attempt_dearer_than_the_whole_cap_is_refused_before_any_row_exists(database: Database) -> None:
+async def test_an_attempt_dearer_than_the_whole_cap_sets_nothing_aside(database: Database) -> None:
     with pytest.raises(BudgetExceeded):
         await reserve(Accounting(database, "w1"), "r1", Caps(month=plan().amount - 1))
-    assert await rows(database, budgets) == []
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(0, 0)}
+    assert await rows(database, reservations) == []
 
 
 async def test_a_fallback_books_the_failed_attempt_and_reserves_the_next(database: Database) -> None:
