@@ -198,7 +198,14 @@ class _Batch:
         for booking, row in self._late:
             self._correct(booking, row)
         moved = [
-            {"t": counter.tenant, "s": counter.scope, "p": counter.period, "spent_by": spent, "reserved_by": self._reserved[counter], "now": self._caps.get(counter)}
+            {
+                "t": counter.tenant,
+                "s": counter.scope,
+                "p": counter.period,
+                "spent_by": spent,
+                "reserved_by": self._reserved[counter],
+                "now": self._caps.get(counter),
+            }
             for counter, spent in sorted(self._spent.items())
         ]
         if moved:

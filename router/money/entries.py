@@ -11,6 +11,7 @@ from config.database import Database
 from router.money.batch import CountersMissing, Entry, Outcome, book, make_counters
 from router.money.books import BudgetExceeded
 from router.money.insisting import may_pass
+from router.money.settlement import Counter
 
 MOST_AT_ONCE = 256
 """Entries in a transaction."""
@@ -69,5 +70,7 @@ class Entries:
             try:
                 return await self._database.write(lambda connection: book(connection, self._worker, entries))
             except CountersMissing as error:  # of a new day, a new tenant, a new cap
-                missing = error.counters
-                await self._database.write(lambda connection: make_counters(connection, missing))
+                await self._make(error.counters)
+
+    async def _make(self, counters: Sequence[Counter]) -> None:
+        await self._database.write(lambda connection: make_counters(connection, counters))
