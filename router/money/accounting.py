@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from sqlalchemy import select
 
@@ -22,6 +23,8 @@ from router.money.batch import Next, Open, Outcome, Release, Settle
 from router.money.entries import Entries
 from router.money.settlement import AttemptPlan, Booking, Caps, Settlement
 from router.tables import budgets
+
+DAY_S = 86_400
 
 
 class Accounting:
@@ -84,8 +87,7 @@ class Accounting:
         return max(0, min(left)) if left else None
 
     def _periods(self) -> tuple[str, str]:
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        return f"day:{now:%Y-%m-%d}", f"month:{now:%Y-%m}"
+        return _periods_of(int(self._clock() // DAY_S))
 
     async def next_attempt(self, booking: Booking, settlement: Settlement, plan: AttemptPlan) -> None:
         """Book a failed attempt and set the next one's bound aside, in one transaction. Raises `BudgetExceeded`, and then nothing changed."""
@@ -99,6 +101,13 @@ class Accounting:
     async def release(self, booking: Booking) -> None:
         """Undo a reservation of which nobody knows whether it was made: the database went away before it answered. No call was made."""
         await self._entries.book(Release(booking))
+
+
+@lru_cache(maxsize=4)
+def _periods_of(day: int) -> tuple[str, str]:
+    """The day's and the month's period; `day` counts from the epoch."""
+    date = datetime.fromtimestamp(day * DAY_S, UTC)
+    return f"day:{date:%Y-%m-%d}", f"month:{date:%Y-%m}"
 
 
 def _granted(outcome: Outcome) -> AttemptPlan:

@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, or_, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, text
 
+from config.database import Prepared
 from router.money.books import (
     INSERT_LEDGER,
     INSERT_RESERVATION,
@@ -29,7 +30,7 @@ from router.money.books import (
     reservation_row,
 )
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Counter, Settlement
-from router.tables import UNCAPPED, budgets, ledger, reservations
+from router.tables import UNCAPPED, ledger, reservations
 
 
 class Open(Struct, frozen=True):
@@ -190,11 +191,11 @@ class _Batch:
     def write(self) -> None:
         connection = self._connection
         if self._gone:
-            connection.execute(_CLOSE, [{"id": request_id, "lane": purpose} for request_id, purpose in self._gone])
+            _CLOSE.run(connection, [{"id": request_id, "lane": purpose} for request_id, purpose in self._gone])
         if self._made:
-            connection.execute(INSERT_RESERVATION, self._made)
+            INSERT_RESERVATION.run(connection, self._made)
         if self._rows:
-            connection.execute(INSERT_LEDGER, self._rows)
+            INSERT_LEDGER.run(connection, self._rows)
         for booking, row in self._late:
             self._correct(booking, row)
         moved = [
@@ -202,14 +203,14 @@ class _Batch:
                 "t": counter.tenant,
                 "s": counter.scope,
                 "p": counter.period,
-                "spent_by": spent,
-                "reserved_by": self._reserved[counter],
+                "spent": spent,
+                "reserved": self._reserved[counter],
                 "now": self._caps.get(counter),
             }
             for counter, spent in sorted(self._spent.items())
         ]
         if moved:
-            connection.execute(_MOVE, moved)
+            _MOVE.run(connection, moved)
 
     def _correct(self, booking: Booking, row: dict[str, object]) -> None:
         """The attempt was recovered meanwhile (its worker had been given up): book the difference to what the recovery assumed."""
@@ -219,40 +220,44 @@ class _Batch:
         cost = correction["cost"]
         assert isinstance(cost, int)
         self._move(tuple(booking.counters(booking.plan)), spent=cost)
-        self._connection.execute(INSERT_LEDGER, correction)
+        INSERT_LEDGER.run(self._connection, correction)
 
 
-# Built once: SQLAlchemy's building and hashing of a statement costs more than SQLite's running it.
-_CLOSE = delete(reservations).where(reservations.c.request_id == bindparam("id"), reservations.c.purpose == bindparam("lane"))
-_MOVE = (
-    update(budgets)
-    .where(budgets.c.tenant == bindparam("t"), budgets.c.scope == bindparam("s"), budgets.c.period == bindparam("p"))
-    .values(
-        spent=budgets.c.spent + bindparam("spent_by"),
-        reserved=budgets.c.reserved + bindparam("reserved_by"),
-        cap=text("coalesce(:now, cap)"),
+_CLOSE = Prepared(delete(reservations).where(reservations.c.request_id == bindparam("id"), reservations.c.purpose == bindparam("lane")))
+_MOVE = Prepared(
+    text(
+        "UPDATE budgets SET spent = spent + CAST(:spent AS bigint), reserved = reserved + CAST(:reserved AS bigint), cap = coalesce(CAST(:now AS bigint), cap) "
+        "WHERE tenant = :t AND scope = :s AND period = :p"
     )
 )
 _HELD = {
-    "sqlite": text(
-        "SELECT request_id, purpose, tenant, day, month, amount, attempt, counters FROM reservations "
-        "WHERE (request_id, purpose) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:lanes))"
+    "sqlite": Prepared(
+        text(
+            "SELECT request_id, purpose, tenant, day, month, amount, attempt, counters FROM reservations "
+            "WHERE (request_id, purpose) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:lanes))"
+        )
     ),
-    "postgresql": text(
-        "SELECT request_id, purpose, tenant, day, month, amount, attempt, counters FROM reservations "
-        "WHERE (request_id, purpose) IN (SELECT value ->> 0, value ->> 1 FROM json_array_elements(CAST(:lanes AS json))) "
-        "ORDER BY request_id, purpose FOR UPDATE"
+    "postgresql": Prepared(
+        text(
+            "SELECT request_id, purpose, tenant, day, month, amount, attempt, counters FROM reservations "
+            "WHERE (request_id, purpose) IN (SELECT value ->> 0, value ->> 1 FROM json_array_elements(CAST(:lanes AS json))) "
+            "ORDER BY request_id, purpose FOR UPDATE"
+        )
     ),
 }
 _COUNTERS = {
-    "sqlite": text(
-        "SELECT tenant, scope, period, spent + reserved FROM budgets "
-        "WHERE (tenant, scope, period) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:counters))"
+    "sqlite": Prepared(
+        text(
+            "SELECT tenant, scope, period, spent + reserved FROM budgets "
+            "WHERE (tenant, scope, period) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:counters))"
+        )
     ),
-    "postgresql": text(
-        "SELECT tenant, scope, period, spent + reserved FROM budgets "
-        "WHERE (tenant, scope, period) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_array_elements(CAST(:counters AS json))) "
-        "ORDER BY tenant, scope, period FOR UPDATE"
+    "postgresql": Prepared(
+        text(
+            "SELECT tenant, scope, period, spent + reserved FROM budgets "
+            "WHERE (tenant, scope, period) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_array_elements(CAST(:counters AS json))) "
+            "ORDER BY tenant, scope, period FOR UPDATE"
+        )
     ),
 }
 
@@ -262,7 +267,7 @@ def _lane(booking: Booking) -> _Lane:
 
 
 def _held(connection: Connection, lanes: Sequence[_Lane]) -> dict[_Lane, _Held]:
-    found = connection.execute(_HELD[connection.dialect.name], {"lanes": msgspec.json.encode(lanes).decode()})
+    found = _HELD[connection.dialect.name].run(connection, {"lanes": msgspec.json.encode(lanes).decode()})
     return {(row[0], row[1]): _Held(row[5], row[6], counters_of(row)) for row in found}
 
 
@@ -276,7 +281,7 @@ def counters_of(row: Any) -> tuple[Counter, ...]:
 
 def _read_counters(connection: Connection, counters: Sequence[Counter]) -> dict[Counter, int]:
     """Spent and set aside of each, locked until the transaction ends. Raises `CountersMissing` where one was never made."""
-    found = connection.execute(_COUNTERS[connection.dialect.name], {"counters": msgspec.json.encode(counters).decode()})
+    found = _COUNTERS[connection.dialect.name].run(connection, {"counters": msgspec.json.encode(counters).decode()})
     left = {Counter(row[0], row[1], row[2]): int(row[3]) for row in found}
     missing = [counter for counter in counters if counter not in left]
     if missing:
@@ -296,12 +301,14 @@ def make_counters(connection: Connection, counters: Sequence[Counter]) -> None:
     """Make the counters that are not there, in a transaction of their own. A level's begins with what the ledger says was spent in its period."""
     for counter in sorted(counters):
         spent = _spent_before(connection, counter) if counter.scope else 0
-        connection.execute(_MAKE, {"tenant": counter.tenant, "scope": counter.scope, "period": counter.period, "cap": UNCAPPED, "spent": spent})
+        _MAKE.run(connection, {"tenant": counter.tenant, "scope": counter.scope, "period": counter.period, "cap": UNCAPPED, "spent": spent})
 
 
-_MAKE = text(
-    "INSERT INTO budgets (tenant, scope, period, cap, spent, reserved) VALUES (:tenant, :scope, :period, :cap, :spent, 0) "
-    "ON CONFLICT (tenant, scope, period) DO NOTHING"
+_MAKE = Prepared(
+    text(
+        "INSERT INTO budgets (tenant, scope, period, cap, spent, reserved) VALUES (:tenant, :scope, :period, :cap, :spent, 0) "
+        "ON CONFLICT (tenant, scope, period) DO NOTHING"
+    )
 )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 from sqlalchemy import Connection, insert, select
 
+from config.database import Prepared
+from config.prices import Price
 from router.ids import fresh_id
 from router.money.settlement import LARGEST_COUNT, Booking, Settlement
 from router.tables import ledger, reservations
@@ -22,15 +26,15 @@ class BudgetExceeded(Exception):
         self.amount = amount
 
 
-# Built once: SQLAlchemy's building and hashing of a statement costs more than SQLite's running it.
-INSERT_LEDGER = insert(ledger)
-INSERT_RESERVATION = insert(reservations)
+INSERT_LEDGER = Prepared(insert(ledger))
+INSERT_RESERVATION = Prepared(insert(reservations))
 
 
 def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str, object]:
     """An attempt as the ledger keeps it. `entry` is settlement, recovery or correction."""
     plan, usage = booking.plan, settlement.usage
-    row: dict[str, object] = {
+    said = settlement.provider_request_id
+    return {
         "id": fresh_id(),
         "request_id": booking.request_id,
         "attempt": booking.attempt,
@@ -38,35 +42,42 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
         "entry": entry,
         "tenant": booking.tenant,
         "key_id": booking.key_id,
-        "backend": plan.backend,
-        "provider": plan.provider,
-        "model": settlement.model[:LONGEST_NAME],
-        "provider_request_id": None if settlement.provider_request_id is None else settlement.provider_request_id[:LONGEST_NAME],
+        "backend": _text(plan.backend),
+        "provider": _text(plan.provider),
+        "model": _text(settlement.model[:LONGEST_NAME]),
+        "provider_request_id": None if said is None else _text(said[:LONGEST_NAME]),
         "outcome": settlement.outcome,
-        "error": settlement.error,
+        "error": None if settlement.error is None else _text(settlement.error),
         "usage_source": usage.source,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_read_input_tokens": usage.cache_read_input_tokens,
-        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
-        "reasoning_output_tokens": usage.reasoning_output_tokens,
-        "delivered_characters": settlement.delivered_characters,
-        "cost": settlement.cost,
-        "reserved": plan.amount,
-        "price": msgspec.json.encode(plan.price).decode(),
-        "rule": plan.rule,
+        "input_tokens": _count(usage.input_tokens),
+        "output_tokens": _count(usage.output_tokens),
+        "cache_read_input_tokens": _count(usage.cache_read_input_tokens),
+        "cache_creation_input_tokens": _count(usage.cache_creation_input_tokens),
+        "reasoning_output_tokens": _count(usage.reasoning_output_tokens),
+        "delivered_characters": _count(settlement.delivered_characters),
+        "cost": _count(settlement.cost),
+        "reserved": _count(plan.amount),
+        "price": _price(plan.price),
+        "rule": _text(plan.rule),
         "policy_version": booking.policy_version,
         "started_at": plan.started_at,
         "ended_at": settlement.ended_at,
     }
-    return {column: _storable(value) for column, value in row.items()}
 
 
-def _storable(value: object) -> object:
-    """A value as both databases take it: PostgreSQL refuses a NUL, both a lone surrogate, and an integer has 64 bits."""
-    if isinstance(value, str):
-        return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
-    return max(-LARGEST_COUNT, min(value, LARGEST_COUNT)) if isinstance(value, int) else value
+def _text(value: str) -> str:
+    """A text as both databases take it: PostgreSQL refuses a NUL, both a lone surrogate."""
+    return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _count(value: int) -> int:
+    """A number that fits into 64 bits."""
+    return value if -LARGEST_COUNT <= value <= LARGEST_COUNT else max(-LARGEST_COUNT, min(value, LARGEST_COUNT))
+
+
+@lru_cache(maxsize=1024)
+def _price(price: Price) -> str:
+    return msgspec.json.encode(price).decode()
 
 
 def reservation_row(booking: Booking, worker: str) -> dict[str, object]:

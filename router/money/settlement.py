@@ -196,6 +196,8 @@ def unmeasured(booking: Booking, settlement: Settlement) -> Settlement:
 
 def _within_bounds(usage: Usage) -> Usage:
     """A provider's report with every count a number that the ledger holds."""
+    if all(0 <= value <= LARGEST_COUNT for value in msgspec.structs.astuple(usage) if isinstance(value, int)):
+        return usage
     counts = {name: min(max(0, value), LARGEST_COUNT) for name, value in msgspec.structs.asdict(usage).items() if isinstance(value, int)}
     return msgspec.structs.replace(usage, **counts)
 
