@@ -248,13 +248,13 @@ _HELD = {
 _COUNTERS = {
     "sqlite": Prepared(
         text(
-            "SELECT tenant, scope, period, spent + reserved FROM budgets "
+            "SELECT tenant, scope, period, spent + reserved AS taken FROM budgets "
             "WHERE (tenant, scope, period) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:counters))"
         )
     ),
     "postgresql": Prepared(
         text(
-            "SELECT tenant, scope, period, spent + reserved FROM budgets "
+            "SELECT tenant, scope, period, spent + reserved AS taken FROM budgets "
             "WHERE (tenant, scope, period) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_array_elements(CAST(:counters AS json))) "
             "ORDER BY tenant, scope, period FOR UPDATE"
         )
@@ -268,7 +268,7 @@ def _lane(booking: Booking) -> _Lane:
 
 def _held(connection: Connection, lanes: Sequence[_Lane]) -> dict[_Lane, _Held]:
     found = _HELD[connection.dialect.name].run(connection, {"lanes": msgspec.json.encode(lanes).decode()})
-    return {(row[0], row[1]): _Held(row[5], row[6], counters_of(row)) for row in found}
+    return {(row.request_id, row.purpose): _Held(row.amount, row.attempt, counters_of(row)) for row in found}
 
 
 def counters_of(row: Any) -> tuple[Counter, ...]:
@@ -282,7 +282,7 @@ def counters_of(row: Any) -> tuple[Counter, ...]:
 def _read_counters(connection: Connection, counters: Sequence[Counter]) -> dict[Counter, int]:
     """Spent and set aside of each, locked until the transaction ends. Raises `CountersMissing` where one was never made."""
     found = _COUNTERS[connection.dialect.name].run(connection, {"counters": msgspec.json.encode(counters).decode()})
-    left = {Counter(row[0], row[1], row[2]): int(row[3]) for row in found}
+    left = {Counter(row.tenant, row.scope, row.period): int(row.taken) for row in found}
     missing = [counter for counter in counters if counter not in left]
     if missing:
         raise CountersMissing(missing)
