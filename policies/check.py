@@ -56,6 +56,8 @@ class Checker:
         for name, tenant in self.file.tenants.items():
             if tenant.history is not None and tenant.history.summarise_with is not None:
                 self._exists(tenant.history.summarise_with, ("tenants", name, "history", "summarise_with"))
+            for budgeted in tenant.budget_usd.models:
+                self._budgeted(budgeted, ("tenants", name, "budget_usd", "models", budgeted))
             if tenant.on_budget_end is not None:
                 self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
         for index, case in enumerate(self.file.cases):
@@ -74,6 +76,13 @@ class Checker:
         if name not in self.known:
             near = nearest(name, self.known)
             self._add(path, f"there is no backend {name!r}" + ("" if near else f"; there are {', '.join(self.known)}"), near)
+
+    def _budgeted(self, name: str, path: Path) -> None:
+        models = {model for spec in self.specs.values() if (model := spec.model)}
+        models |= {embedder.model for embedder in self.file.embedders.values()} | set(self.file.embedders)
+        if name not in self.known and name not in models:
+            near = nearest(name, [*self.known, *models])
+            self._add(path, f"there is no backend, embedder or model {name!r}", near, key=True)
 
     def _list(self, names: Iterable[str], path: Path) -> None:
         seen: set[str] = set()

@@ -94,6 +94,7 @@ class ActivePolicy:
         seed: str,
         principal: Principal,
         upper_costs: Mapping[str, int] | None = None,
+        least_costs: Mapping[str, int] | None = None,
         remaining: int | None = None,
         input_tokens: Mapping[str, int] | None = None,
     ) -> State:
@@ -108,6 +109,7 @@ class ActivePolicy:
                     reason=health.reason,
                     capabilities=self.backends[name].capabilities,
                     upper_cost_usd=usd_float(upper_costs[name]) if upper_costs is not None else 0.0,
+                    least_cost_usd=usd_float(least_costs[name]) if least_costs is not None else None,
                     input_tokens=None if input_tokens is None else input_tokens.get(name),
                 )
                 for name, health in self.health.items()

@@ -21,10 +21,11 @@ from sqlalchemy import select
 from config.database import Database
 from router.money.batch import Next, Open, Outcome, Release, Settle
 from router.money.entries import Entries
-from router.money.settlement import AttemptPlan, Booking, Caps, Settlement
+from router.money.settlement import AttemptPlan, Booking, Caps, Left, Level, Settlement
 from router.tables import budgets
 
 DAY_S = 86_400
+MANY_LEVELS = 50
 
 
 class Accounting:
@@ -67,8 +68,8 @@ class Accounting:
         """
         booking.plan = _granted(await self._entries.book(Open(booking)))
 
-    async def remaining(self, tenant: str, caps: Caps, booking: Booking | None = None, spent: int = 0) -> int | None:
-        """What the tenant may still reserve, in picodollars; None without any cap.
+    async def remaining(self, tenant: str, caps: Caps, booking: Booking | None = None, spent: int = 0) -> tuple[Left, Left] | None:
+        """What may still be reserved, and what might be if nothing that is set aside now were spent; None without any cap.
 
         For the next attempt of a `booking` whose running one has failed and cost `spent`: what that one set aside is free again.
         """
@@ -76,15 +77,25 @@ class Accounting:
             return None
         day, month = self._periods() if booking is None else (booking.day, booking.month)
         own = 0 if booking is None else booking.plan.amount - spent
-        wanted = {("", day): caps.day, ("", month): caps.month}
-        for level in caps.levels:
-            if not level.scope.startswith("model:"):  # those bound some candidates only: which ones is found when they are reserved for
-                wanted |= {(level.scope, day): level.day, (level.scope, month): level.month}
-        scopes = {scope for scope, _ in wanted}
-        query = select(budgets).where(budgets.c.tenant == tenant, budgets.c.period.in_((day, month)), budgets.c.scope.in_(scopes))
-        found = await self._database.read(lambda connection: {(row.scope, row.period): row.spent + row.reserved for row in connection.execute(query)})
-        left: list[int] = [cap - found.get(counter, 0) + own for counter, cap in wanted.items() if cap is not None]
-        return max(0, min(left)) if left else None
+        query = select(budgets).where(budgets.c.tenant == tenant, budgets.c.period.in_((day, month)))
+        if len(caps.levels) < MANY_LEVELS:
+            query = query.where(budgets.c.scope.in_(("", *(level.scope for level in caps.levels))))
+        found = await self._database.read(lambda connection: {(row.scope, row.period): (row.spent, row.reserved) for row in connection.execute(query)})
+
+        def left(level: Level, held: bool) -> int | None:
+            each = []
+            for period, cap in ((day, level.day), (month, level.month)):
+                if cap is not None:
+                    used, reserved = found.get((level.scope, period), (0, 0))
+                    each.append(max(0, cap - used - (reserved - own if held else 0)))
+            return min(each) if each else None
+
+        def all_left(held: bool) -> Left:
+            shared = [level for level in (Level("", caps.day, caps.month), *caps.levels) if not level.of_model]
+            models = [(level, amount) for level in caps.levels if level.of_model and (amount := left(level, held)) is not None]
+            return Left(min((amount for level in shared if (amount := left(level, held)) is not None), default=None), tuple(models))
+
+        return all_left(True), all_left(False)
 
     def _periods(self) -> tuple[str, str]:
         return _periods_of(int(self._clock() // DAY_S))

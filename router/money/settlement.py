@@ -33,10 +33,13 @@ class Level(Struct, frozen=True):
     day: int | None = None
     month: int | None = None
 
+    @property
+    def of_model(self) -> bool:
+        return self.scope.startswith("model:")
+
     def covers(self, plan: AttemptPlan) -> bool:
         """Whether this attempt is paid from it too. A team's and a key's are only ever given to their own requests."""
-        kind, _, name = self.scope.partition(":")
-        return kind != "model" or name in (plan.backend, plan.model)
+        return not self.of_model or self.scope.partition(":")[2] in (plan.backend, plan.model)
 
 
 class Caps(Struct, frozen=True):
@@ -49,6 +52,21 @@ class Caps(Struct, frozen=True):
     @property
     def capped(self) -> bool:
         return self.day is not None or self.month is not None or bool(self.levels)
+
+
+class Left(Struct, frozen=True):
+    """What budgets leave, in picodollars: `overall` to every attempt (None: no limit), `models` to those that a model's budget covers."""
+
+    overall: int | None = None
+    models: tuple[tuple[Level, int], ...] = ()
+
+    def at_most(self, amount: int) -> Left:
+        return msgspec.structs.replace(self, overall=amount if self.overall is None else min(self.overall, amount))
+
+    def needed(self, plan: AttemptPlan) -> int:
+        """The least with which the attempt may be made; more than any budget holds where a model's budget does not allow it."""
+        least = plan.least_amount
+        return 2 * LARGEST_AMOUNT if least and any(left < least for level, left in self.models if level.covers(plan)) else least
 
 
 class Counter(NamedTuple):

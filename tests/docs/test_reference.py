@@ -110,6 +110,7 @@ STRUCTS = {
     "Grounding": schema.Grounding,
     "History": schema.History,
     "Tenant": schema.Tenant,
+    "Tenant budget": schema.TenantBudget,
     "Budget": schema.Budget,
     "Case": schema.Case,
     "Given": schema.Given,
