@@ -217,6 +217,7 @@ class Exchange:
         request = with_format(msgspec.structs.replace(request, max_output_tokens=limit), backend.capabilities)
         bound = backend.count(request).upper
         output = (limit or 0) * request.n
+        runs = math.ceil(1000 * (configured.spec.total_s or 0)) if price.second else 0
         return request, AttemptPlan(
             backend=name,
             provider=backend.provider,
@@ -224,12 +225,13 @@ class Exchange:
             price=price,
             input_bound=bound,
             output_bound=output,
-            amount=upper_bound(bound, output, price, spoken=(spoken := may_be_spoken(request))),
+            amount=upper_bound(bound, output, price, spoken=(spoken := may_be_spoken(request)), milliseconds=runs),
             rule=self.rule,
             started_at=time.time(),
             least_output=_least_output(request),
             choices=request.n,
             spoken=spoken,
+            milliseconds=runs,
         )
 
     def input_tokens(self) -> int:

@@ -120,5 +120,6 @@ ledger = Table(
     Column("policy_version", Integer, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double, nullable=False),
+    Column("billed_ms", BigInteger, nullable=False, server_default="0"),
     Index("ix_ledger_tenant_ended_at", "tenant", "ended_at"),
 )

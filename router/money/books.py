@@ -62,6 +62,7 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
         "policy_version": booking.policy_version,
         "started_at": plan.started_at,
         "ended_at": settlement.ended_at,
+        "billed_ms": settlement.milliseconds,
     }
 
 
@@ -110,6 +111,7 @@ _ADDITIVE = (
     "reasoning_output_tokens",
     "delivered_characters",
     "cost",
+    "billed_ms",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Literal, NamedTuple
 
@@ -97,13 +98,15 @@ class AttemptPlan(Struct, frozen=True):
     least_output: int = 0
     choices: int = 1
     spoken: bool = False
+    milliseconds: int = 0
+    """The longest that the attempt may run, where its time has a price."""
 
     @property
     def least_amount(self) -> int:
         """The smallest amount with which the attempt may be made."""
         if not self.least_output:
             return self.amount
-        return min(self.amount, upper_bound(self.input_bound, self.least_output * self.choices, self.price, spoken=self.spoken))
+        return min(self.amount, self._bound(self.least_output * self.choices))
 
     def clamped(self, amount: int) -> AttemptPlan | None:
         """The plan with the most output that `amount` is sure to pay for; itself where all of it is, None where that is too little."""
@@ -114,12 +117,15 @@ class AttemptPlan(Struct, frozen=True):
         least, most = self.least_output, self.output_bound // self.choices
         while least < most:  # the bound grows with the output: the largest that fits is found by halving
             middle = (least + most + 1) // 2
-            if upper_bound(self.input_bound, middle * self.choices, self.price, spoken=self.spoken) <= amount:
+            if self._bound(middle * self.choices) <= amount:
                 least = middle
             else:
                 most = middle - 1
         output = least * self.choices
-        return msgspec.structs.replace(self, output_bound=output, amount=upper_bound(self.input_bound, output, self.price, spoken=self.spoken))
+        return msgspec.structs.replace(self, output_bound=output, amount=self._bound(output))
+
+    def _bound(self, output: int) -> int:
+        return upper_bound(self.input_bound, output, self.price, spoken=self.spoken, milliseconds=self.milliseconds)
 
 
 class Booking(Struct):
@@ -160,6 +166,8 @@ class Settlement(Struct, frozen=True):
     delivered_characters: int
     error: str | None
     ended_at: float
+    milliseconds: int = 0
+    """How long it ran, where that has a price."""
 
 
 def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | None) -> Settlement:
@@ -182,7 +190,8 @@ def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | No
                 # A free backend without a limit has no bound, and then the count stands as it is.
                 output_tokens=min(seen.output_tokens, plan.output_bound) if plan.output_bound else seen.output_tokens,
             )
-    amount = cost(usage, plan.price) if record.called and not (refused and usage.total_tokens == 0) else 0
+    ran = _ran(record, plan) if plan.milliseconds and record.called else 0
+    amount = cost(usage, plan.price, ran) if record.called and not (refused and usage.total_tokens == 0) else 0
     if usage.source == "estimated":
         amount = min(amount, plan.amount)
     return Settlement(
@@ -194,7 +203,14 @@ def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | No
         delivered_characters=record.delivered_characters,
         error=error.code if isinstance(error, BackendError) else (type(error).__name__ if isinstance(error, Exception) else None),
         ended_at=record.ended_at or time.time(),
+        milliseconds=ran,
     )
+
+
+def _ran(record: AttemptRecord, plan: AttemptPlan) -> int:
+    """The milliseconds that an attempt ran, never more than were reserved for."""
+    ended = record.ended_at or time.time()
+    return min(max(0, math.ceil(1000 * (ended - (record.started_at or ended)))), plan.milliseconds)
 
 
 def unmeasured(booking: Booking, settlement: Settlement) -> Settlement:
