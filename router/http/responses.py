@@ -25,9 +25,9 @@ async def create_response(request: HttpRequest) -> AnswerResponse:
     """OpenAI's responses. `model: "auto"` lets the policy choose; a backend's or a model's name pins it."""
     gateway, principal = gateway_of(request), principal_of(request)
     seal = gateway.sealer.of(principal.tenant)
-    body, data_class = await resolved(gateway.turns, principal.tenant, await request.body())
+    body, data_class = await resolved(gateway.turns, principal, await request.body())
     asked = decode_responses(body, seal)
-    memory = TurnMemory(gateway, principal.tenant, asked.call, body, data_class)
+    memory = TurnMemory(gateway, principal, asked.call, body, data_class)
     return AnswerResponse(gateway, principal, asked.call, request_id_of(request), ResponsesDialect(asked.echo, seal), memory)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 
 class InvalidName(ValueError):
     """A name, a role or another value that cannot be used; the message says what can."""
@@ -26,3 +30,8 @@ class Unknown(LookupError):
         super().__init__(message)
         self.kind = kind
         self.field = field or kind
+
+
+def may_exist(name: str) -> bool:
+    """Whether something can be called so. What cannot is looked for nowhere (PostgreSQL refuses a NUL)."""
+    return _ID.fullmatch(name) is not None

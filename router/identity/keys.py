@@ -17,14 +17,14 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, false, insert, select
 
 from adapters.backend import DataClass
 from config.networks import parse_network
 from policies.access import PLATFORM_ROLES, TENANT_ROLES, RouteGroup, Scopes, covers
 from retrieval.store_rows import get_store
 from retrieval.values import NotFound
-from router.identity.errors import InvalidName, Unknown
+from router.identity.errors import InvalidName, Unknown, may_exist
 from router.identity.tables import keys
 from router.identity.teams import live_team
 from router.identity.tenants import PLATFORM, require_tenant
@@ -115,6 +115,8 @@ def create_key(
     _check_role(tenant, role)
     if len(name) > LONGEST_NAME:
         raise InvalidName(f"the name has {len(name)} characters; at most {LONGEST_NAME} are kept", "name")
+    if name and not name.isprintable():
+        raise InvalidName("the name has characters that cannot be shown, such as a line break", "name")
     if tenant != PLATFORM:
         require_tenant(connection, tenant)
     owner = _check_actors(connection, tenant, role, team, user)
@@ -208,7 +210,7 @@ def list_keys(connection: Connection, tenant: str | None = None, team: str | Non
     query = select(keys).order_by(keys.c.created_at, keys.c.id)
     for column, wanted in ((keys.c.tenant, tenant), (keys.c.team, team), (keys.c.user, user)):
         if wanted is not None:
-            query = query.where(column == wanted)
+            query = query.where(column == wanted if wanted == PLATFORM or may_exist(wanted) else false())
     return [_info(row) for row in connection.execute(query).mappings()]
 
 
@@ -217,7 +219,7 @@ def get_key(connection: Connection, key_id: str, tenant: str | None = None) -> K
     query = select(keys).where(keys.c.id == key_id)
     if tenant is not None:
         query = query.where(keys.c.tenant == tenant)
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(query).mappings().first() if may_exist(key_id) else None
     if row is None:
         raise Unknown(f"no key {key_id[:80]!r}", "key")
     return _info(row)

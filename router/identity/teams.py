@@ -6,9 +6,9 @@ import time
 import uuid
 
 from msgspec import Struct
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, false, insert, select, update
 
-from router.identity.errors import Exists, InvalidName, Unknown
+from router.identity.errors import Exists, InvalidName, Unknown, may_exist
 from router.identity.tables import teams
 from router.identity.tenants import require_tenant
 
@@ -38,7 +38,7 @@ def list_teams(connection: Connection, tenant: str | None = None) -> list[Team]:
     """Every team, or one tenant's, oldest first."""
     query = select(teams).order_by(teams.c.created_at, teams.c.id)
     if tenant is not None:
-        query = query.where(teams.c.tenant == tenant)
+        query = query.where(teams.c.tenant == tenant if may_exist(tenant) else false())
     return [Team(**row) for row in connection.execute(query).mappings()]
 
 
@@ -47,7 +47,7 @@ def get_team(connection: Connection, team_id: str, tenant: str | None = None) ->
     query = select(teams).where(teams.c.id == team_id)
     if tenant is not None:
         query = query.where(teams.c.tenant == tenant)
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(query).mappings().first() if may_exist(team_id) else None
     if row is None:
         raise Unknown(f"no team {team_id[:80]!r}", "team")
     return Team(**row)

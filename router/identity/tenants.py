@@ -36,5 +36,5 @@ def list_tenants(connection: Connection, tenant: str | None = None) -> list[dict
 
 def require_tenant(connection: Connection, name: str) -> None:
     """Raises `Unknown`."""
-    if not connection.execute(select(tenants.c.name).where(tenants.c.name == name)).first():
-        raise Unknown(f"tenant {name!r} does not exist; make it with: headgate tenants create {name}", "tenant")
+    if not _TENANT_NAME.fullmatch(name) or not connection.execute(select(tenants.c.name).where(tenants.c.name == name)).first():
+        raise Unknown(f"tenant {name[:80]!r} does not exist; make it with: headgate tenants create {name}", "tenant")

@@ -7,10 +7,10 @@ import uuid
 from typing import get_args
 
 from msgspec import UNSET, Struct, UnsetType
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, false, insert, select, update
 
 from policies.access import TENANT_ROLES, TenantRole
-from router.identity.errors import Exists, InvalidName, Unknown
+from router.identity.errors import Exists, InvalidName, Unknown, may_exist
 from router.identity.tables import users
 from router.identity.teams import live_team
 from router.identity.tenants import require_tenant
@@ -64,9 +64,9 @@ def list_users(connection: Connection, tenant: str | None = None, team: str | No
     """Every user, or one tenant's, or one team's; oldest first."""
     query = select(users).order_by(users.c.created_at, users.c.id)
     if tenant is not None:
-        query = query.where(users.c.tenant == tenant)
+        query = query.where(users.c.tenant == tenant if may_exist(tenant) else false())
     if team is not None:
-        query = query.where(users.c.team == team)
+        query = query.where(users.c.team == team if may_exist(team) else false())
     return [User(**row) for row in connection.execute(query).mappings()]
 
 
@@ -75,7 +75,7 @@ def get_user(connection: Connection, user_id: str, tenant: str | None = None) ->
     query = select(users).where(users.c.id == user_id)
     if tenant is not None:
         query = query.where(users.c.tenant == tenant)
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(query).mappings().first() if may_exist(user_id) else None
     if row is None:
         raise Unknown(f"no user {user_id[:80]!r}", "user")
     return User(**row)

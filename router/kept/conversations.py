@@ -161,9 +161,9 @@ class Conversations:
             connection.execute(insert(conversation_items), rows)
         return items
 
-    async def items(self, tenant: str, id: str) -> tuple[DataClass, tuple[Item, ...]]:
+    async def items(self, tenant: str, id: str, most: DataClass = "restricted") -> tuple[DataClass, tuple[Item, ...]]:
         """All items, from the first, and the highest data class that they had. Raises `NotFound`."""
-        own = select(conversations).where(*self._one(tenant, id))
+        own = select(conversations).where(*self._one(tenant, id, most))
         query = select(conversation_items).where(conversation_items.c.conversation == id).order_by(conversation_items.c.position)
         row, rows = await self._database.read(lambda connection: (connection.execute(own).one_or_none(), connection.execute(query).all()))
         if row is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from msgspec import Struct
 from sqlalchemy import CTE, ColumnElement, Connection, delete, insert, literal, select, update
 
-from adapters.backend import DataClass
+from adapters.backend import DataClass, may_see
 from adapters.types import JsonObject, Message
 from config.database import Database
 from policies.features import highest
@@ -99,14 +99,15 @@ class Turns:
             raise NotFound("response", id)
         return self._opened(tenant, id, row.content), row.data_class
 
-    async def history(self, tenant: str, id: str) -> History:
+    async def history(self, tenant: str, id: str, most: DataClass = "restricted") -> History:
         """Everything that was said up to this response. Raises `NotFound`, also for an earlier one of the chain, and `InConversation`."""
         chain = _chain(tenant, require_id(KIND, id), self._clock())
         table = kept_responses.c
         columns = (table.id, table.previous_id, table.conversation, table.data_class, table.content)
         query = select(*columns).join(chain, table.id == chain.c.id).order_by(chain.c.depth.desc())
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        if not rows:
+        data_class = highest(*(row.data_class for row in rows))
+        if not rows or not may_see(most, data_class):
             raise NotFound("response", id)
         if rows[0].previous_id is not None:
             raise NotFound(KIND, rows[0].previous_id)
@@ -114,7 +115,7 @@ class Turns:
             raise InConversation(conversation)
         turns = [self._opened(tenant, row.id, row.content) for row in rows]
         messages = tuple(message for turn in turns for message in (*turn.input, *turn.output))
-        return History(messages, highest(*(row.data_class for row in rows)))
+        return History(messages, data_class)
 
     async def listed(self, tenant: str, wanted: PageRequest, most: DataClass = "restricted") -> tuple[tuple[JsonObject, ...], bool]:
         """The responses of one page, and whether there are more. Raises `NotFound` for the cursor."""
