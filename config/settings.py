@@ -19,6 +19,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
+from config.networks import parse_networks
 from config.yamlfile import Schema, YamlError, nearest, read_yaml
 from config.yamlwalk import PLAIN, Walk
 
@@ -47,6 +48,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `tool_memory_s` how long the opaque parts of an answer with tool calls are, for clients of the chat dialect that do not send them back (0: not at all),
     `retention_s` how long stored responses and conversations are after their last use.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
+    `trusted_proxies` are the ranges of addresses whose `X-Forwarded-For` is believed.
     """
 
     home: Path = msgspec.field(default_factory=lambda: Path("var"))
@@ -66,6 +68,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     idempotency_s: Seconds = 86_400.0
     tool_memory_s: Annotated[float, Meta(ge=0)] = 86_400.0
     retention_s: Seconds = 2_592_000.0
+    trusted_proxies: tuple[str, ...] = ()
 
     @property
     def database(self) -> str:
@@ -104,6 +107,11 @@ def load_settings(environ: Mapping[str, str], text: str | None = None, source: s
     problem = _database_problem(settings.database_url) if settings.database_url else None
     if problem:
         raise SettingsError([f"{_url_variable(environ)}: {problem}"])
+    try:
+        parse_networks(settings.trusted_proxies)
+    except ValueError as error:
+        where = "HEADGATE_TRUSTED_PROXIES" if environ.get("HEADGATE_TRUSTED_PROXIES") else "settings.trusted_proxies"
+        raise SettingsError([f"{where}: {error}"]) from error
     return settings
 
 

@@ -28,7 +28,7 @@ from adapters.prompting import with_format
 from adapters.structured import AnswerFormat
 from adapters.tokens import counting_once
 from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
-from policies.access import Principal
+from policies.access import Principal, may_handle
 from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
 from policies.limits import check_input
@@ -102,6 +102,8 @@ class Exchange:
             raise ApiError(refusal.status, refusal.code, f"{refusal.message}.", param=refusal.param)
         self._form = required_format(call.request)
         self.data_class = highest(self.tenant.data_class, call.hints.data_class or "public")
+        if not may_handle(self.principal, self.data_class):
+            raise ApiError(403, "not_permitted", f"This key may not touch {self.data_class} data.")
         await self._ground()
         self._request = msgspec.structs.replace(
             call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition(), whole=not call.stream
@@ -150,7 +152,9 @@ class Exchange:
         return self.decision.rule or (self.decision.reasons[0].partition(":")[0] if self.decision.reasons else "")
 
     def _stores(self) -> tuple[str, ...]:
-        return self.call.stores or self.active.policy.grounding(self.principal.tenant).stores
+        """The stores that the request names; else those of the policy that the key may use."""
+        default, own = self.active.policy.grounding(self.principal.tenant).stores, self.principal.stores
+        return self.call.stores or tuple(store for store in default if own is None or store in own)
 
     def _partition(self) -> str:
         return hashlib.sha256(b"tenant:" + self.principal.tenant.encode()).hexdigest()[:16]
@@ -160,9 +164,10 @@ class Exchange:
         if not stores:
             return
         question = next((message.text for message in reversed(self.call.request.messages) if message.role == "user"), "")
-        await self.gateway.require_stores(self.principal.tenant, stores, self.call.stores_param)
+        await self.gateway.require_stores(self.principal, stores, self.call.stores_param)
         limit = self.call.search_limit or self.active.policy.grounding(self.principal.tenant).limit
-        found = await self.gateway.search(SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit))
+        most = self.principal.max_data_class
+        found = await self.gateway.search(SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit, max_data_class=most))
         self.passages = found.passages
         if found.passages:
             self.data_class = highest(self.data_class, found.data_class)

@@ -13,8 +13,8 @@ def caps_of(budget: TenantBudget, principal: Principal) -> Caps:
     levels: list[Level] = []
     if budget.per_key is not None and principal.key_id:
         levels.append(_level(f"key:{principal.key_id}", budget.per_key))
-    if principal.team and principal.team in budget.teams:
-        levels.append(_level(f"team:{principal.team}", budget.teams[principal.team]))
+    if principal.team and (team := budget.teams.get(principal.team) or budget.teams.get(principal.team_name)) is not None:
+        levels.append(_level(f"team:{principal.team}", team))
     levels += [_level(f"model:{name}", each) for name, each in budget.models.items()]
     return Caps(_picodollars(budget.day), _picodollars(budget.month), tuple(levels))
 
