@@ -19,6 +19,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
+from config.networks import parse_networks
 from config.yamlfile import Schema, YamlError, nearest, read_yaml
 from config.yamlwalk import PLAIN, Walk
 
@@ -48,6 +49,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `retention_s` how long stored responses and conversations are after their last use.
     `decisions_days` is how long the decisions that were made for requests are kept, in days.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
+    `trusted_proxies` are the ranges of addresses whose `X-Forwarded-For` is believed.
     """
 
     home: Path = msgspec.field(default_factory=lambda: Path("var"))
@@ -67,6 +69,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     idempotency_s: Seconds = 86_400.0
     tool_memory_s: Annotated[float, Meta(ge=0)] = 86_400.0
     retention_s: Seconds = 2_592_000.0
+    trusted_proxies: tuple[str, ...] = ()
     decisions_days: Annotated[int, Meta(ge=1)] = 90
 
     @property
@@ -106,6 +109,11 @@ def load_settings(environ: Mapping[str, str], text: str | None = None, source: s
     problem = _database_problem(settings.database_url) if settings.database_url else None
     if problem:
         raise SettingsError([f"{_url_variable(environ)}: {problem}"])
+    try:
+        parse_networks(settings.trusted_proxies)
+    except ValueError as error:
+        where = "HEADGATE_TRUSTED_PROXIES" if environ.get("HEADGATE_TRUSTED_PROXIES") else "settings.trusted_proxies"
+        raise SettingsError([f"{where}: {error}"]) from error
     return settings
 
 

@@ -6,6 +6,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from urllib.parse import urlsplit
 
 import msgspec
@@ -58,6 +59,8 @@ class Checker:
         for name, tenant in self.file.tenants.items():
             if tenant.history is not None and tenant.history.summarise_with is not None:
                 self._exists(tenant.history.summarise_with, ("tenants", name, "history", "summarise_with"))
+            for budgeted in tenant.budget_usd.models:
+                self._budgeted(budgeted, ("tenants", name, "budget_usd", "models", budgeted))
             if tenant.on_budget_end is not None:
                 self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
         for index, case in enumerate(self.file.cases):
@@ -76,6 +79,13 @@ class Checker:
         if name not in self.known:
             near = nearest(name, self.known)
             self._add(path, f"there is no backend {name!r}" + ("" if near else f"; there are {', '.join(self.known)}"), near)
+
+    def _budgeted(self, name: str, path: Path) -> None:
+        models = {model for spec in self.specs.values() if (model := spec.model)}
+        models |= {embedder.model for embedder in self.file.embedders.values()} | set(self.file.embedders)
+        if name not in self.known and name not in models:
+            near = nearest(name, [*self.known, *models])
+            self._add(path, f"there is no backend, embedder or model {name!r}", near, key=True)
 
     def _list(self, names: Iterable[str], path: Path) -> None:
         seen: set[str] = set()
@@ -102,6 +112,7 @@ class Checker:
             for key in spec.files():
                 message = "names a file or folder of this machine; only the policy file may do that, unless settings.allow_private_backends is true"
                 self._add((*path, key), message)
+        self._prices(spec, path)
         if not kind_named(spec.kind).remote:
             return
         if spec.model is None:
@@ -110,6 +121,19 @@ class Checker:
             self._add(
                 (*path, "model"), f"the price of {spec.model!r} is not known; add price: {{input: …, output: …}} to this backend, in USD per million tokens"
             )
+
+    def _prices(self, spec: BackendSpec, path: Path) -> None:
+        for day in spec.price_from:
+            if not _is_day(day):
+                self._add((*path, "price_from", day), f"{day!r} is no day; write it as 2027-01-31", key=True)
+        prices = [((*path, "price"), spec.price), *(((*path, "price_from", day), price) for day, price in spec.price_from.items())]
+        for where, price in prices:
+            if price is None or not price.second:
+                continue
+            if kind_named(spec.kind).remote:
+                self._add((*where, "second"), "prices time on this machine, and this backend runs elsewhere")
+            elif spec.total_s is None:
+                self._add((*where, "second"), "needs total_s on this backend: the longest time an attempt may run, which is set aside before it")
 
     def _server(self, spec: RemoteSpec, path: Path) -> None:
         if spec.api_key_env is not None and not spec.api_key_env.endswith("_API_KEY"):
@@ -311,3 +335,10 @@ def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipad
     if address in _NAT64 or int(address) >> 32 == 0:
         carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in carried if each is not None]
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return len(text) == 10 and date.fromisoformat(text) is not None
+    except ValueError:
+        return False

@@ -23,12 +23,14 @@ from router.http import (
     explain,
     files,
     health,
+    identity,
     messages,
     models,
     moderations,
     responses,
     vector_stores,
 )
+from router.http.access import Authorise, require_rows
 from router.http.errors import ApiError
 from router.http.middleware import Authenticate, RequestId, id_headers
 from router.http.openapi import openapi_config
@@ -45,7 +47,10 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "u
 
 
 def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes: int) -> Litestar:
-    """The ASGI application. `open_gateway` is awaited at start-up, on the loop that serves."""
+    """The ASGI application. `open_gateway` is awaited at start-up, on the loop that serves.
+
+    Raises `RouteWithoutRow` where the routes and the endpoint matrix differ.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
@@ -57,7 +62,7 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
         finally:
             await gateway.stop()
 
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             chat.chat_completions,
             messages.create_message,
@@ -76,17 +81,20 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
             *conversations.handlers,
             *files.handlers,
             *vector_stores.handlers,
+            *identity.handlers,
             *admin.handlers,
             *audit.handlers,
             *audited.handlers,
         ],
-        middleware=[RequestId(), Authenticate()],
+        middleware=[RequestId(), Authenticate(), Authorise()],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
         lifespan=[lifespan],
         openapi_config=openapi_config(),
         request_max_body_size=max_body_bytes,
         logging_config=None,
     )
+    require_rows(app)
+    return app
 
 
 def _respond(request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:

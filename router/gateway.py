@@ -15,16 +15,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.backend import BackendContext, LocalCompute
 from adapters.errors import BackendError
 from config.database import Database
+from config.networks import parse_networks
 from config.settings import Settings
-from policies.access import Action, Principal, allowed
+from policies.access import Principal
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
 from router.audit.changes import recorded_documents
+from router.audit.erasing import Leftovers
 from router.audit.log import Actor, AuditLog
 from router.audit.reading import head
 from router.audit.recording import Recorder
-from router.auth import Authenticator
 from router.http.errors import ApiError
+from router.identity.authenticator import Authenticator
+from router.identity.reach import documents_reach
 from router.kept.conversations import Conversations
 from router.kept.idempotency import Idempotency
 from router.kept.remembering import RememberedParts
@@ -84,7 +87,9 @@ class Gateway:
         self.metrics = Metrics()
         self.sealer = Sealer(secret)
         self.auth = Authenticator(database, secret)
+        self.trusted_proxies = parse_networks(settings.trusted_proxies)
         self.audit = AuditLog(database, secret)
+        self.leftovers = Leftovers(database)
         self.recorder = Recorder(database, secret, self.sealer, settings.decisions_days, self.metrics.decisions_dropped)
         self.accounting = Accounting(database, worker)
         self.idempotency = Idempotency(database, self.sealer, worker, settings.idempotency_s)
@@ -194,10 +199,10 @@ class Gateway:
         if (self.compute is None or not installed("faiss")) and self.database.dialect == "sqlite":
             raise ApiError(503, "documents_unavailable", "Documents cannot be indexed here: install headgate[documents] and restart.")
 
-    async def require_stores(self, tenant: str, stores: tuple[str, ...], param: str) -> None:
-        """Raises `ApiError` 404 for a store that is missing or another tenant's, in the same words."""
+    async def require_stores(self, principal: Principal, stores: tuple[str, ...], param: str) -> None:
+        """Raises `ApiError` 404 for a store that is missing, another tenant's or out of the key's reach, in the same words."""
         try:
-            await self.documents.use_stores(tenant, tuple(dict.fromkeys(stores)))
+            await self.documents.use_stores(principal.tenant, tuple(dict.fromkeys(stores)), reach=documents_reach(principal))
         except NotFound as error:
             raise ApiError(404, "vector_store_not_found", f"{error} List yours with GET /v1/vector_stores.", param=param) from error
 
@@ -211,12 +216,6 @@ class Gateway:
         except (SQLAlchemyError, OSError) as error:
             return f"the database fails: {type(error).__name__}"
         return None
-
-    @staticmethod
-    def require(principal: Principal, action: Action) -> None:
-        """Raises `ApiError` 403 unless the principal's role allows the action."""
-        if not allowed(principal, action):
-            raise ApiError(403, "not_permitted", f"The role {principal.role!r} may not do this ({action}).")
 
     async def _every(self, seconds: float, work: Any) -> None:
         pause = seconds
@@ -234,7 +233,7 @@ class Gateway:
         await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))
 
     async def _sweep(self) -> None:
-        for each in (self.idempotency, self.remembered, self.turns, self.conversations, self.recorder):
+        for each in (self.idempotency, self.remembered, self.turns, self.conversations, self.recorder, self.leftovers):
             await each.sweep()
         await self._show_head()
 

@@ -30,12 +30,14 @@ from config.database import Database
 from config.secretfile import admin_key, load_secret
 from config.settings import Settings
 from policies.load import load_policy
-from router import auth, policy_store
+from router import policy_store
 from router.audit.changes import recorded_policy, recorded_start
 from router.audit.log import FILE, AuditLog
 from router.backends import load_kinds, try_policy
+from router.identity.first_keys import FirstKeys, ensure_first_keys
+from router.identity.tenants import DEFAULT_TENANT
 from router.launch import Launch, installed, migrate_state, open_state, socket_path
-from router.money.books import recover
+from router.money.recovery import recover
 from router.policy_in_force import known_price
 from router.tables import reservations, workers
 from router.telemetry import METRICS_FOLDER, forget_worker, prepare_metrics_folder
@@ -167,7 +169,7 @@ class Supervisor:
             identity.write_text(uuid.uuid4().hex)
         self._instance = identity.read_text()
 
-    def _prepare(self, database: Database) -> auth.FirstKeys:
+    def _prepare(self, database: Database) -> FirstKeys:
         """Migrate, recover what an earlier run of this instance left open, import the policy file, make sure there are keys."""
         migrate_state(database)
         environ = self._launch.environ()
@@ -176,26 +178,26 @@ class Supervisor:
         text = self._launch.text()
         embedded = self._settings.database_url is None
 
-        def work(connection: Connection) -> auth.FirstKeys:
+        def work(connection: Connection) -> FirstKeys:
             # The home's lock is ours, so whatever worker of this instance is registered is dead; a database inside the home has no other instance.
             dead = _workers_of(connection, None if embedded else self._instance)
             recovered = sum(_bury(connection, worker) for worker in dead)
             if recovered:
                 log.warning("recovered_reservations", count=recovered)
             policy_store.import_file(connection, text)
-            return auth.ensure_first_keys(connection, secret, configured.reveal() if configured else None)
+            return ensure_first_keys(connection, secret, configured.reveal() if configured else None)
 
         self._audit = AuditLog(database, secret)
         return database.write_blocking(recorded_start(self._audit, work))
 
-    def _announce_ready(self, url: str, made: auth.FirstKeys) -> None:
+    def _announce_ready(self, url: str, made: FirstKeys) -> None:
         self._announce(f"Headgate is ready on {url}")
         self._announce(f"  API reference  {url}/docs      health  {url}/health")
         self._announce(f"  base_url for the OpenAI SDK: {url}/v1")
         if made.admin is not None:
             self._announce(f"  admin key, to administer (shown this once): {made.admin}")
         if made.chat is not None:
-            self._announce(f"  key of tenant {auth.DEFAULT_TENANT!r}, to chat (shown this once): {made.chat}")
+            self._announce(f"  key of tenant {DEFAULT_TENANT!r}, to chat (shown this once): {made.chat}")
 
     # --- processes ---------------------------------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from retrieval.store import Documents
 from retrieval.values import Change
 from router import policy_store
 from router.audit.log import FILE, SYSTEM, Actor, AuditAction, AuditLog, Entry, Subject
+from router.identity.tables import keys, tenants
 from router.policy_store import PolicyVersion
-from router.tables import keys, tenants
 
 T = TypeVar("T")
 V = TypeVar("V", PolicyVersion, PolicyVersion | None)
@@ -79,11 +79,11 @@ def recorded_start(audit: AuditLog, work: Callable[[Connection], T]) -> Callable
         if active is not None and (policy is None or policy.version != active.version):
             found += policy_entries(FILE, "policy.import", policy, active)
         found += [Entry(SYSTEM, "tenant.create", Subject("tenant", name, name)) for name in sorted(_tenants(connection) - known)]
-        for id, (tenant, role, name, revoked) in sorted(_keys(connection).items()):
+        for id, (tenant, role, revoked) in sorted(_keys(connection).items()):
             before = live.get(id)
-            if before is None or before[3] != revoked:
+            if before is None or before[2] != revoked:
                 action: AuditAction = "key.create" if before is None else "key.revoke" if revoked else "key.restore"
-                found.append(Entry(SYSTEM, action, Subject("key", id, tenant, {"role": role, "name": name})))
+                found.append(Entry(SYSTEM, action, Subject("key", id, tenant, {"role": role})))
         audit.append(connection, *found)
         return result
 
@@ -94,6 +94,6 @@ def _tenants(connection: Connection) -> set[str]:
     return set(connection.execute(select(tenants.c.name)).scalars())
 
 
-def _keys(connection: Connection) -> dict[str, tuple[str, str, str, bool]]:
-    columns = (keys.c.id, keys.c.tenant, keys.c.role, keys.c.name, keys.c.revoked_at)
-    return {row.id: (row.tenant, row.role, row.name, row.revoked_at is not None) for row in connection.execute(select(*columns))}
+def _keys(connection: Connection) -> dict[str, tuple[str, str, bool]]:
+    columns = (keys.c.id, keys.c.tenant, keys.c.role, keys.c.revoked_at)
+    return {row.id: (row.tenant, row.role, row.revoked_at is not None) for row in connection.execute(select(*columns))}

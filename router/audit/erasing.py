@@ -1,13 +1,17 @@
-"""Erasing a user: everything that was kept of what they said goes; what was spent and who did what stays, under an id that means nothing any more."""
+"""Erasing a user: what was kept of what they said goes, and what names them; what was spent and who did what stays, under an id that names nobody."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from msgspec import Struct
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, select
 
+from config.database import Database
 from router.audit.tables import prompts
+from router.identity.tables import users
+from router.identity.users import forget_user
 from router.kept.tables import conversations, idempotency, kept_responses, remembered_parts
 
 KEPT = {
@@ -19,23 +23,45 @@ KEPT = {
 }
 """What is kept by user; the items of a conversation go with it."""
 
-Forget = Callable[[Connection, str, str], None]
-"""Takes a tenant and a user's id, and erases what is displayed of that user."""
+LATE_S = 86_400.0
+"""How long after a user was erased something of theirs may still be written: by a request that was running then."""
+
+MOST_AT_ONCE = 1_000
 
 
 class Erased(Struct, frozen=True):
-    """How many rows went."""
+    """Which user, and how many rows went."""
 
     user: str
+    tenant: str
     deleted: dict[str, int]
 
 
-def erase_user(connection: Connection, tenant: str, user: str, forget: Forget | None = None) -> Erased:
-    """Delete what is kept of one of a tenant's users. Ledger, decisions and audit entries keep the user's id, so sums and chain stay as they are.
+def erase_user(connection: Connection, user_id: str, tenant: str | None = None) -> Erased:
+    """Delete what is kept of a user, and what names them. Ledger, decisions and audit entries keep the user's id, so sums and chain stay as they are.
 
-    Within a transaction that also records it. A request of the user's that still runs may keep its answer afterwards: revoke the user's keys first.
+    Within a transaction that also records it. With `tenant` only one of that tenant's. Raises `Unknown`. Erasing once more takes what came since.
     """
-    deleted = {name: connection.execute(delete(table).where(table.c.tenant == tenant, table.c.user_id == user)).rowcount for name, table in KEPT.items()}
-    if forget is not None:
-        forget(connection, tenant, user)
-    return Erased(user, deleted)
+    user = forget_user(connection, user_id, tenant)  # first: no key of theirs asks for anything more
+    deleted = {name: connection.execute(delete(table).where(table.c.user_id == user.id)).rowcount for name, table in KEPT.items()}
+    return Erased(user.id, user.tenant, deleted)
+
+
+class Leftovers:
+    """What requests that were running, here or in another worker, have kept of users since they were erased."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def sweep(self) -> None:
+        """Delete it. Writes nothing where nobody was erased of late."""
+        erased = select(users.c.id).where(users.c.erased_at > self._clock() - LATE_S).order_by(users.c.erased_at.desc()).limit(MOST_AT_ONCE)
+        late = await self._database.read(lambda connection: list(connection.execute(erased).scalars()))
+        if late:
+            await self._database.write(lambda connection: _delete(connection, late))
+
+
+def _delete(connection: Connection, late: list[str]) -> None:
+    for table in KEPT.values():
+        connection.execute(delete(table).where(table.c.user_id.in_(late)))

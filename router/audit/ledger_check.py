@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, case, func, select, text
 
-from router.audit.tables import APPEND_ONLY
+from router.audit.level_scopes import LevelScopes
+from router.audit.triggers import APPEND_ONLY, triggers_of
+from router.money.accounting import DAY_S, periods_of
+from router.money.batch import counters_of
+from router.money.settlement import Counter
 from router.tables import budgets, ledger, reservations
 
 READ_AT_ONCE = 5_000
@@ -40,54 +44,92 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
     else:
         there = set(connection.execute(text("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'")).scalars())
     for table in APPEND_ONLY:
-        for trigger in (f"{table}_no_update", f"{table}_no_delete"):
+        for trigger in triggers_of(table, connection.dialect.name):
             if trigger not in there:
                 yield Finding(table, trigger, "", "the trigger that refuses changes is missing or switched off", "there", "missing")
 
 
 def _counters(connection: Connection) -> Iterator[Finding]:
-    """What each tenant's budget counts as spent is the sum of its rows. A request counts where it was reserved, which near midnight is not told by its row."""
-    booked: dict[tuple[str, str], int] = defaultdict(int)
-    unsure: dict[tuple[str, str], int] = defaultdict(int)
-    began = func.min(ledger.c.started_at).over(partition_by=(ledger.c.request_id, ledger.c.purpose))
-    query = select(ledger.c.tenant, ledger.c.started_at, ledger.c.cost, began.label("began")).execution_options(yield_per=READ_AT_ONCE)
-    for row in connection.execute(query):
-        for near in _periods(row.began):
-            booked[row.tenant, near] += row.cost
-        possible = {period for at in (row.began - NEAR_S, row.began + NEAR_S, row.started_at) for period in _periods(at)}
-        if len(possible) > 2:
-            for period in possible:
-                unsure[row.tenant, period] += abs(row.cost)
-    counted = {(row.tenant, row.period): row.spent for row in connection.execute(select(budgets.c.tenant, budgets.c.period, budgets.c.spent))}
-    for place in sorted({*booked, *counted}):
-        expected, found = booked.get(place, 0), counted.get(place, 0)
-        if abs(expected - found) > unsure.get(place, 0):
-            yield Finding("budgets", f"{place[0]} {place[1]}", "spent", "is not the sum of the ledger's rows", str(expected), str(found))
-    for tenant in sorted({tenant for tenant, _ in counted}):
-        days = sum(spent for (whose, period), spent in counted.items() if whose == tenant and period.startswith("day:"))
-        months = sum(spent for (whose, period), spent in counted.items() if whose == tenant and period.startswith("month:"))
+    """What a tenant's budget counts as spent is the sum of its rows; what a level inside it counts, between what they surely and may have moved.
+
+    A request counts where it was reserved, which near midnight is not told by its row.
+    """
+    counted = {Counter(row.tenant, row.scope, row.period): row.spent for row in connection.execute(select(budgets))}
+    sums = _sums(connection, counted)
+    for place in sorted({*counted, *(place for place, amount in sums.surely.items() if amount)}):
+        found, surely, slack = counted.get(place, 0), sums.surely[place], sums.unsure[place]
+        if place.scope.startswith("team:"):  # a row does not say which team it was
+            most = sums.surely[place._replace(scope="")] + sums.unsure[place._replace(scope="")]
+        else:
+            most = sums.possibly[place] if place.scope else surely
+        if not surely - slack <= found <= most + slack:
+            expected = str(surely) if surely == most else f"{surely} to {most}"
+            yield Finding("budgets", _named(place), "spent", "is not the sum of the ledger's rows", expected, str(found))
+    for tenant in sorted({place.tenant for place in counted}):
+        own = [(place.period, spent) for place, spent in counted.items() if place.tenant == tenant and not place.scope]
+        days, months = (sum(spent for period, spent in own if period.startswith(kind)) for kind in ("day:", "month:"))
         if days != months:
             yield Finding("budgets", tenant, "spent", "the days together are not the months together", str(months), str(days))
 
 
+class _Sums(Struct):
+    """Of each counter: what the rows have surely moved, what they may have (of levels only), and what is unsure near midnight."""
+
+    surely: dict[Counter, int]
+    possibly: dict[Counter, int]
+    unsure: dict[Counter, int]
+
+
+def _sums(connection: Connection, counted: Iterable[Counter]) -> _Sums:
+    models: dict[str, set[str]] = defaultdict(set)
+    for place in counted:
+        if place.scope.startswith("model:"):
+            models[place.tenant].add(place.scope)
+    levels, sums = LevelScopes(connection, models), _Sums(defaultdict(int), defaultdict(int), defaultdict(int))
+    began = func.min(ledger.c.started_at).over(partition_by=(ledger.c.request_id, ledger.c.purpose)).label("began")
+    row_of = (ledger.c.tenant, ledger.c.key_id, ledger.c.backend, ledger.c.model, ledger.c.policy_version, ledger.c.started_at, ledger.c.cost, began)
+    for row in connection.execute(select(*row_of).execution_options(yield_per=READ_AT_ONCE)):
+        day, month = _periods(row.began)
+        moved = levels.of(row.policy_version, row.tenant, row.key_id, row.backend, row.model)
+        for period, sure in ((day, [each.scope for each in moved if each.day]), (month, [each.scope for each in moved if each.month])):
+            for scope in ("", *sure):
+                sums.surely[Counter(row.tenant, scope, period)] += row.cost
+            for each in moved:
+                sums.possibly[Counter(row.tenant, each.scope, period)] += row.cost
+        near = {period for at in (row.began - NEAR_S, row.began + NEAR_S, row.started_at) for period in _periods(at)}
+        if len(near) > 2:
+            for period in near:
+                for scope in ("", *(each.scope for each in moved)):
+                    sums.unsure[Counter(row.tenant, scope, period)] += abs(row.cost)
+    return sums
+
+
 def _periods(at: float) -> tuple[str, str]:
-    moment = datetime.fromtimestamp(at, UTC)
-    return f"day:{moment:%Y-%m-%d}", f"month:{moment:%Y-%m}"
+    return periods_of(int(at // DAY_S))
 
 
 def _reservations(connection: Connection) -> Iterator[Finding]:
     """What is set aside is what open reservations say, and never less than nothing."""
-    open_ones: dict[tuple[str, str], int] = defaultdict(int)
-    for row in connection.execute(select(reservations.c.request_id, reservations.c.tenant, reservations.c.day, reservations.c.month, reservations.c.amount)):
-        for period in (row.day, row.month):
-            open_ones[row.tenant, period] += row.amount
+    open_ones: dict[Counter, int] = defaultdict(int)
+    for row in connection.execute(select(reservations)):
+        try:
+            moved = counters_of(row)
+        except msgspec.MsgspecError:
+            yield Finding("reservations", row.request_id, "counters", "cannot be read", "pairs of scope and period", row.counters[:100])
+            continue
+        for place in moved:
+            open_ones[place] += row.amount
         if row.amount < 0:
             yield Finding("reservations", row.request_id, "amount", "is negative", "0 or more", str(row.amount))
-    counted = {(row.tenant, row.period): row.reserved for row in connection.execute(select(budgets.c.tenant, budgets.c.period, budgets.c.reserved))}
+    counted = {Counter(row.tenant, row.scope, row.period): row.reserved for row in connection.execute(select(budgets))}
     for place in sorted({*open_ones, *counted}):
         expected, found = open_ones.get(place, 0), counted.get(place, 0)
         if expected != found:
-            yield Finding("budgets", f"{place[0]} {place[1]}", "reserved", "is not the sum of the open reservations", str(expected), str(found))
+            yield Finding("budgets", _named(place), "reserved", "is not the sum of the open reservations", str(expected), str(found))
+
+
+def _named(place: Counter) -> str:
+    return " ".join(part for part in place if part)
 
 
 def _attempts(connection: Connection) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ preceded by one that says so (`audit.discontinued`), which `verify` reports for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -36,8 +36,19 @@ AuditAction: TypeAlias = Literal[
     "policy.import",
     "budget.change",
     "tenant.create",
+    "team.create",
+    "team.update",
+    "team.archive",
+    "team.restore",
+    "user.read",
+    "user.create",
+    "user.update",
+    "user.disable",
+    "user.enable",
+    "user.erase",
     "key.read",
     "key.create",
+    "key.rotate",
     "key.revoke",
     "key.restore",
     "file.create",
@@ -53,7 +64,6 @@ AuditAction: TypeAlias = Literal[
     "decision.read",
     "prompt.read",
     "prompt.delete",
-    "user.erase",
     "audit.read",
     "audit.prune",
     "audit.discontinued",
@@ -108,10 +118,18 @@ class AuditLog:
     def composed(self, work: Work[T], actor: Actor, action: AuditAction, subject: Subject | Callable[[T], Subject]) -> Work[T]:
         """The work with its entry. Where the work raises there is neither."""
 
-        def both(connection: Connection) -> T:
+        def both(connection: Connection) -> tuple[T, Sequence[Entry]]:
             result = work(connection)
-            found = subject(result) if callable(subject) else subject
-            self.append(connection, Entry(actor, action, found))
+            return result, [Entry(actor, action, subject(result) if callable(subject) else subject)]
+
+        return self.recorded(both)
+
+    def recorded(self, work: Work[tuple[T, Sequence[Entry]]]) -> Work[T]:
+        """Work that says itself which entries record what it did: none, where it changed nothing."""
+
+        def both(connection: Connection) -> T:
+            result, found = work(connection)
+            self.append(connection, *found)
             return result
 
         return both

@@ -110,7 +110,14 @@ def replay(connection: Connection, request_id: str, source: str) -> Replay | Non
     able = msgspec.json.decode(content, type=dict[str, Capabilities])
     state = State(
         backends={
-            name: BackendState(capabilities=able[name], ready=now.ready, reason=now.reason, upper_cost_usd=now.upper_cost_usd, input_tokens=now.input_tokens)
+            name: BackendState(
+                capabilities=able[name],
+                ready=now.ready,
+                reason=now.reason,
+                upper_cost_usd=now.upper_cost_usd,
+                least_cost_usd=now.least_cost_usd,
+                input_tokens=now.input_tokens,
+            )
             for name, now in found.state.backends.items()
         },
         remaining_usd=found.state.remaining_usd,

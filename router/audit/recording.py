@@ -60,6 +60,7 @@ class BackendNow(Struct, frozen=True, array_like=True):
     reason: str
     upper_cost_usd: float
     input_tokens: int | None
+    least_cost_usd: float | None = None
 
 
 class StateNow(Struct, frozen=True, omit_defaults=True):
@@ -262,7 +263,7 @@ class Recorder:
             return None
 
     def _state(self, state: State) -> StateNow:
-        now = {name: BackendNow(each.ready, each.reason, each.upper_cost_usd, each.input_tokens) for name, each in state.backends.items()}
+        now = {name: BackendNow(each.ready, each.reason, each.upper_cost_usd, each.input_tokens, each.least_cost_usd) for name, each in state.backends.items()}
         return StateNow(now, self._capabilities(state), state.remaining_usd, state.allowed_models)
 
     def _capabilities(self, state: State) -> str:
@@ -277,14 +278,23 @@ class Recorder:
 
     def _prompt_rows(self, batch: list[Note]) -> list[dict[str, object]]:
         """Redacted and sealed: in a thread, for looking for what must not be stored takes long."""
-        rows = []
+        rows: list[dict[str, object]] = []
         for note in batch:
             if note.prompt is None:
                 continue
             said = [_said(message, note.prompt.rules) for message in note.prompt.messages]
             content = packed(self._sealer.of(note.tenant), said, f"prompt/{note.request_id}")
-            row: dict[str, object] = {"request_id": note.request_id, "tenant": note.tenant, "user_id": note.user or None, "created_at": note.created_at}
-            rows.append({**row, "expires_at": note.prompt.expires_at, "content": content})
+            rows.append(
+                {
+                    "request_id": note.request_id,
+                    "tenant": note.tenant,
+                    "user_id": note.user or None,
+                    "data_class": note.data_class,
+                    "created_at": note.created_at,
+                    "expires_at": note.prompt.expires_at,
+                    "content": content,
+                }
+            )
         return rows
 
     async def sweep(self) -> None:

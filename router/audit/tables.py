@@ -1,6 +1,6 @@
 """The tables of the audit log, of decisions and of stored prompts. Times are seconds since the epoch.
 
-`audit_log` and `audit_checkpoints` are append only, and so is the ledger: triggers that the migration makes refuse every UPDATE, and every DELETE of
+`audit_log` and `audit_checkpoints` are append only, and so is the ledger: triggers (`router.audit.triggers`) refuse every UPDATE, and every DELETE of
 rows that no checkpoint covers.
 """
 
@@ -94,6 +94,7 @@ prompts = Table(
     Column("request_id", String(64), primary_key=True),
     Column("tenant", String(64), nullable=False),
     Column("user_id", String(64)),
+    Column("data_class", String(16), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False, index=True),
     Column("content", LargeBinary, nullable=False),
@@ -102,6 +103,3 @@ prompts = Table(
 
 COLUMNS = ("id", "at", "actor", "actor_role", "actor_user", "tenant", "action", "object_kind", "object_id", "outcome", "request_id", "details")
 LAYOUT = Layout("audit", COLUMNS)
-
-APPEND_ONLY = ("audit_log", "audit_checkpoints", "ledger")
-"""Tables whose triggers refuse changes: `<table>_no_update` and `<table>_no_delete`."""

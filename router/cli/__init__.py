@@ -14,7 +14,7 @@ from router.cli.audit import audit
 from router.cli.decisions import decisions, erase
 from router.cli.doctor import doctor
 from router.cli.documents import documents
-from router.cli.identity import keys, tenants
+from router.cli.identity import keys, teams, tenants, users
 from router.cli.policy import policy
 from router.cli.serve import serve
 from router.cli.usage import ledger, usage
@@ -26,7 +26,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, keys, documents, usage, ledger, audit, decisions, erase, doctor):
+for command in (serve, policy, tenants, teams, users, keys, documents, usage, ledger, audit, decisions, erase, doctor):
     cli.add_command(command)
 
 

@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.database import Database
 from config.settings import Settings, hide_password
-from router import auth
 from router.backends import load_kinds
+from router.identity.tenants import DEFAULT_TENANT, list_tenants
 from router.launch import DEFAULT_POLICY, Launch, migrate_state, open_state
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -91,8 +91,8 @@ def no_database(settings: Settings, error: Exception) -> click.ClickException:
 
 def require_tenant(database: Database, tenant: str) -> None:
     """Ends the command with status 1 where there is no such tenant. `default` is made by the first start, so it may be used before it."""
-    names = [row["name"] for row in database.read_blocking(auth.list_tenants)]
-    if tenant not in names and (names or tenant != auth.DEFAULT_TENANT):
+    names = [row["name"] for row in database.read_blocking(list_tenants)]
+    if tenant not in names and (names or tenant != DEFAULT_TENANT):
         raise fail(f"tenant {tenant!r} does not exist; there are {', '.join(map(str, names)) or 'none yet'}; make it with: headgate tenants create {tenant}")
 
 

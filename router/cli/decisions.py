@@ -13,7 +13,8 @@ from router.audit.log import Subject
 from router.audit.paths import path_of
 from router.audit.paths import replay as decide_again
 from router.cli.audit import audit_of
-from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table, require_tenant
+from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table
+from router.identity.errors import Unknown
 
 
 @click.group()
@@ -79,17 +80,18 @@ def _tenant(decision: object) -> str:
 
 @click.command()
 @click.argument("user_id")
-@click.option("--tenant", required=True, help="Whose user it is.")
 @config_option
 @json_option
-def erase(user_id: str, tenant: str, config: Path | None, as_json: bool) -> None:
-    """Erase what is kept of a user: stored prompts, responses, conversations, answers kept for retries. Revoke the user's keys first."""
+def erase(user_id: str, config: Path | None, as_json: bool) -> None:
+    """Erase a user for good: their names, stored prompts, responses, conversations, answers kept for retries. Their keys are dead within a second."""
     with open_home(config) as (launch, settings, database):
-        require_tenant(database, tenant)
-        done = audit_of(launch, settings, database).change_blocking(
-            command_line(),
-            "user.erase",
-            lambda erased: Subject("user", user_id, tenant, {"deleted": erased.deleted}),
-            lambda connection: erase_user(connection, tenant, user_id),
-        )
+        try:
+            done = audit_of(launch, settings, database).change_blocking(
+                command_line(),
+                "user.erase",
+                lambda erased: Subject("user", erased.user, erased.tenant, {"deleted": erased.deleted}),
+                lambda connection: erase_user(connection, user_id),
+            )
+        except Unknown as error:
+            raise fail(f"{error}; list them with: headgate users list") from error
     print_json(done) if as_json else print_table(["WHAT", "DELETED"], list(done.deleted.items()))

@@ -8,6 +8,7 @@ from litestar import Request
 from litestar.datastructures import State
 
 from router.audit.actors import key_actor
+from router.http.errors import ApiError
 
 if TYPE_CHECKING:
     from policies.access import Principal
@@ -36,3 +37,12 @@ def request_id_of(request: HttpRequest) -> str:
 def actor_of(request: HttpRequest) -> Actor:
     """The caller as the audit log names it."""
     return key_actor(principal_of(request), request_id_of(request))
+
+
+def own_tenant(principal: Principal, tenant: str | None) -> str | None:
+    """The tenant whose objects a principal may look at: the platform's any (None: all), everybody else their own. Raises `ApiError` 404 for another."""
+    if principal.platform:
+        return tenant
+    if tenant is not None and tenant != principal.tenant:
+        raise ApiError(404, "tenant_not_found", f"No tenant {tenant[:80]!r}.", param="tenant")
+    return principal.tenant

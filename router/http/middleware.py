@@ -8,20 +8,14 @@ from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.http.access import is_open
 from router.http.errors import ApiError
+from router.http.peer import client_address
 from router.ids import fresh_id
 from router.wire.anthropic_errors import speaks_anthropic
 
 if TYPE_CHECKING:
     from router.gateway import Gateway
-
-OPEN_PATHS = ("/health", "/schema", "/docs")
-"""What opens without a key, with everything below it; `/` opens too."""
-
-
-def is_open(path: str) -> bool:
-    """Whether a path opens without a key."""
-    return path == "/" or any(path == start or path.startswith(f"{start}/") for start in OPEN_PATHS)
 
 
 def id_headers(path: str, request_id: str) -> dict[str, str]:
@@ -52,19 +46,22 @@ class RequestId(ASGIMiddleware):
 
 
 class Authenticate(ASGIMiddleware):
-    """Puts the key's principal into the request's state. Raises `ApiError` 401 for no key and for a bad one, in the same words."""
+    """Puts the key's principal into the request's state. Raises `ApiError` 401 for no key and for a bad one.
+
+    A key that is used from outside its networks is refused in the words of an unknown one: whoever found it does not learn that it is good elsewhere.
+    """
 
     scopes = (ScopeType.HTTP,)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        if not is_open(scope["path"]):
+        if not is_open(scope):
             gateway: Gateway = scope["litestar_app"].state.gateway
             key = presented_key(scope)
             if key is None:
                 raise ApiError(401, "missing_api_key", "No API key: send 'Authorization: Bearer hg-...' or 'x-api-key: hg-...'.")
-            principal = await gateway.auth.principal(key)
+            principal = await gateway.auth.principal(key, lambda: client_address(scope, gateway.trusted_proxies))
             if principal is None:
-                raise ApiError(401, "invalid_api_key", "This API key is unknown, expired or revoked. Ask your administrator for another.")
+                raise ApiError(401, "invalid_api_key", "This API key is unknown, expired, revoked or not for use here. Ask your administrator for another.")
             scope["state"]["principal"] = principal
         await next_app(scope, receive, send)
 

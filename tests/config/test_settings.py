@@ -47,11 +47,13 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_IDEMPOTENCY_S": "7",
         "HEADGATE_TOOL_MEMORY_S": "0",
         "HEADGATE_RETENTION_S": "8.5",
+        "HEADGATE_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
         "HEADGATE_DECISIONS_DAYS": "9",
     }
     values = load_env(environ)
     assert set(values) == set(Settings.__struct_fields__)
     assert values["plugins"] == ("a.py", "package.module")
+    assert values["trusted_proxies"] == ("10.0.0.0/8", "::1")
     assert values["embedder_model"] == "123"
     assert values["allow_private_backends"] is True
     assert load_settings(environ).database == "sqlite:////tmp/x.db"
@@ -73,6 +75,8 @@ def test_an_empty_variable_counts_as_absent() -> None:
         ("HEADGATE_HEARTBEET_S", "2", "did you mean HEADGATE_HEARTBEAT_S?"),
         ("HEADGATE_COMMIT_AFTER_S", "0", "must be more than 0"),
         ("DATABASE_URL", "mysql://u:hidden@h/d", "DATABASE_URL: 'mysql' is not supported"),
+        ("HEADGATE_TRUSTED_PROXIES", "10.0.0.0/8,proxy", "HEADGATE_TRUSTED_PROXIES: 'proxy' is not a range of addresses"),
+        ("HEADGATE_TRUSTED_PROXIES", "10.0.0.1/8", "did you mean 10.0.0.0/8?"),
         ("DATABASE_URL", "postgres://u:hidden@h/d", "did you mean postgresql://?"),
     ],
 )

@@ -12,16 +12,19 @@ import aiohttp
 import msgspec
 import openai
 import pytest
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, insert, select, update
 
-from policies.access import Principal
-from router import auth
+from policies.access import Scopes
+from router.audit.erasing import LATE_S
 from router.audit.ledger_check import check_ledger
 from router.audit.reading import head, verify_chain
 from router.audit.recording import MOST_NOTES, Note, Recorder
 from router.audit.tables import audit_log, decisions, prompts
+from router.audit.triggers import allow_changes
+from router.identity.keys import create_key
+from router.identity.tables import tenants, users
 from router.kept.tables import conversations, idempotency, kept_responses, remembered_parts
-from router.tables import budgets, ledger, reservations, tenants
+from router.tables import budgets, ledger, reservations
 from tests.e2e.test_cancel import policy as cancel_policy
 from tests.e2e.test_cancel import raw_client, scenes
 from tests.fakes.provider import FakeProvider
@@ -60,8 +63,14 @@ async def call(service: Service, method: str, path: str, key: str | None = None,
         return answer.status, shown
 
 
-async def key_of(service: Service, role: str, tenant: str = "acme") -> str:
-    return await service.database.write(lambda connection: auth.create_key(connection, SECRET, tenant=tenant, role=role).key)
+async def key_of(service: Service, role: str, tenant: str = "acme", **fields: Any) -> str:
+    return await service.database.write(lambda connection: create_key(connection, SECRET, tenant=tenant, role=role, **fields).key)
+
+
+async def made(service: Service, path: str, body: Any, key: str | None = None) -> Any:
+    status, answer = await call(service, "POST", f"/admin/{path}", key or service.key, body)
+    assert status == 200, answer
+    return answer
 
 
 async def log_of(service: Service, **filters: str) -> list[dict[str, Any]]:
@@ -94,7 +103,7 @@ async def test_every_administrative_change_and_sensitive_read_leaves_an_entry_th
     ):
         assert late.status == 412
     await call(service, "POST", "/admin/policy/rollback", admin, {"version": 1})
-    made = await call(service, "POST", "/admin/tenants", admin, {"name": "initech"})
+    tenant = await call(service, "POST", "/admin/tenants", admin, {"name": "initech"})
     key = (await call(service, "POST", "/admin/keys", admin, {"tenant": "initech", "role": "member", "name": "the first"}))[1]
     await call(service, "DELETE", f"/admin/keys/{key['id']}", admin)
     await call(service, "GET", "/admin/keys?tenant=acme", admin)
@@ -115,12 +124,59 @@ async def test_every_administrative_change_and_sensitive_read_leaves_an_entry_th
     ]
     assert {each["actor_role"] for each in entries} == {"operator"}
     by_action = {each["action"]: each for each in reversed(entries)}
-    assert by_action["tenant.create"]["request_id"] == made[1]["x-request-id"]
+    assert by_action["tenant.create"]["request_id"] == tenant[1]["x-request-id"]
     assert by_action["key.create"]["object_id"] == key["id"]
     assert by_action["budget.change"]["details"] == {"before": {"month": 7}, "after": {"month": 5}, "policy_version": 1}
     assert key["key"] not in str(entries)
     assert [each["action"] for each in await log_of(service, action="audit.read")] == ["audit.read"]
     assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
+
+
+async def test_changes_of_teams_users_and_keys_leave_entries_that_name_nobody(service: Service) -> None:
+    """By id alone: entries cannot be changed, and a user can be erased."""
+    team = await made(service, "teams", {"name": "Research"})
+    for change in ({"name": "Science"}, {"archived": True}, {"archived": False, "name": "Research"}, {"archived": False}):
+        assert (await call(service, "PATCH", f"/admin/teams/{team['id']}", service.key, change))[0] == 200
+    jane = {"subject": "jane-at-idp", "email": "jane@example.com", "display_name": "Jane Doe"}
+    user = await made(service, "users", {"role": "member", **jane})
+    for change in ({"team": team["id"], "email": None, "display_name": "Jane D."}, {"disabled": True}, {"disabled": False, "role": "admin"}, {"role": "admin"}):
+        assert (await call(service, "PATCH", f"/admin/users/{user['id']}", service.key, change))[0] == 200
+    about = {"tenant": "acme", "role": "member", "user": user["id"], "name": "Jane's laptop"}
+    key = await made(service, "keys", {**about, "routes": ["chat"], "networks": ["10.0.0.0/8"]})
+    new = await made(service, f"keys/{key['id']}/rotate", {"overlap_s": 60})
+    for _ in range(2):
+        assert (await call(service, "DELETE", f"/admin/keys/{new['id']}", service.key))[0] == 200
+    for path in ("users", f"users/{user['id']}", "keys", f"keys/{key['id']}"):
+        assert (await call(service, "GET", f"/admin/{path}", service.key))[0] == 200
+    await made(service, f"users/{user['id']}/erase", None)
+    entries = [each for each in reversed(await log_of(service, tenant="acme")) if each["action"] != "audit.read"]
+    limits = {"role": "member", "user": user["id"], "routes": ["chat"], "networks": ["10.0.0.0/8"], "max_data_class": "restricted"}
+    nothing = {"prompts": 0, "responses": 0, "conversations": 0, "idempotent_answers": 0, "remembered_parts": 0}
+    ends = entries[11]["details"].pop("expires_at")
+    assert ends == pytest.approx(time.time() + 60, abs=30)
+    assert [(each["action"], each["object_id"], each["details"]) for each in entries] == [
+        ("team.create", team["id"], {"name": "Research"}),
+        ("team.update", team["id"], {"name": {"before": "Research", "after": "Science"}}),
+        ("team.archive", team["id"], {}),
+        ("team.update", team["id"], {"name": {"before": "Science", "after": "Research"}}),
+        ("team.restore", team["id"], {}),
+        ("user.create", user["id"], {"role": "member", "team": None}),
+        ("user.update", user["id"], {"team": {"before": None, "after": team["id"]}, "changed": ["email", "display_name"]}),
+        ("user.disable", user["id"], {}),
+        ("user.update", user["id"], {"role": {"before": "member", "after": "admin"}}),
+        ("user.enable", user["id"], {}),
+        ("key.create", key["id"], limits),
+        ("key.rotate", key["id"], {"replaced_by": new["id"]}),
+        ("key.create", new["id"], {**limits, "follows": key["id"]}),
+        ("key.revoke", new["id"], limits),
+        ("user.read", "", {"count": 1}),
+        ("user.read", user["id"], {}),
+        ("key.read", "", {"count": 3}),
+        ("key.read", key["id"], {}),
+        ("user.erase", user["id"], {"deleted": nothing}),
+    ]
+    assert "ane" not in str(entries)
+    assert {each["tenant"] for each in entries} == {"acme"}
 
 
 async def test_what_is_refused_or_fails_changes_nothing_and_says_nothing(service: Service) -> None:
@@ -269,6 +325,16 @@ async def test_prompts_are_stored_redacted_and_sealed_only_where_the_tenant_want
     assert [each["action"] for each in await log_of(service, object_id=mine)] == ["prompt.delete", "prompt.read"]
 
 
+async def test_a_key_reads_no_stored_prompt_that_is_more_sensitive_than_it_may(service: Service) -> None:
+    lower, higher = await key_of(service, "owner", scopes=Scopes(max_data_class="internal")), await key_of(service, "owner")
+    for data_class, seen in (("internal", True), ("confidential", False)):
+        asked = {**CHAT, "headgate": {"data_class": data_class}}
+        request_id = (await call(service, "POST", "/v1/chat/completions", service.key, asked))[1]["headgate"]["decision_id"]
+        assert (await call(service, "GET", f"/admin/prompts/{request_id}", lower))[0] == (200 if seen else 404)
+        assert (await call(service, "DELETE", f"/admin/prompts/{request_id}", lower))[0] == (200 if seen else 404)
+        assert (await call(service, "GET", f"/admin/prompts/{request_id}", higher))[0] == (404 if seen else 200)
+
+
 async def test_what_has_expired_is_swept(service: Service) -> None:
     await call(service, "POST", "/v1/chat/completions", service.key, CHAT)
     await service.gateway.recorder.flush()
@@ -282,29 +348,23 @@ async def test_what_has_expired_is_swept(service: Service) -> None:
     assert (await count(service, decisions), await count(service, prompts)) == (0, 0)
 
 
-async def test_erasing_a_user_takes_what_they_said_and_leaves_sums_and_chain_as_they_were(service: Service) -> None:
-    """As the key's principal says who the user is, its answers are acted for one here."""
-    real = service.gateway.auth.principal
-
-    async def acting(key: str) -> Principal | None:
-        principal = await real(key)
-        return None if principal is None or principal.platform else msgspec.structs.replace(principal, user="user_jane" if key == service.key else "user_joe")
-
-    member = await key_of(service, "owner")
-    service.gateway.auth.principal = acting  # type: ignore[method-assign]
-    for key in (service.key, member):
-        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0) as sdk:
-            await sdk.responses.create(model="auto", input=SECRET_TEXT, extra_headers={"Idempotency-Key": f"once-{key[-4:]}"})
+async def test_erasing_a_user_takes_what_they_said_and_who_they_are_and_leaves_sums_and_chain_as_they_were(service: Service) -> None:
+    jane = await made(service, "users", {"role": "member", "subject": "jane-at-idp", "email": "jane@example.com", "display_name": "Jane Doe"})
+    joe = await made(service, "users", {"role": "member", "display_name": "Joe"})
+    keys = [await made(service, "keys", {"tenant": "acme", "role": "member", "user": user["id"], "name": "a laptop"}) for user in (jane, joe)]
+    for key in keys:
+        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=key["key"], max_retries=0) as sdk:
+            await sdk.responses.create(model="auto", input=SECRET_TEXT, extra_headers={"Idempotency-Key": f"once-{key['id']}"})
             await sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
-    service.gateway.auth.principal = real  # type: ignore[method-assign]
     await service.gateway.recorder.flush()
-    parts = {"id": "x", "tenant": "acme", "user_id": "user_jane", "content": b"", "expires_at": 9e9}
+    parts = {"id": "x", "tenant": "acme", "user_id": jane["id"], "content": b"", "expires_at": 9e9}
     await service.database.write(lambda connection: connection.execute(insert(remembered_parts), parts))
     kept = (prompts, kept_responses, conversations, idempotency)
     assert [await count(service, table) for table in kept] == [2, 2, 2, 2]
     sums = await call(service, "GET", "/admin/usage", service.admin_key)
-    status, done = await call(service, "POST", "/admin/users/user_jane/erase", service.key, {})
+    status, done = await call(service, "POST", f"/admin/users/{jane['id']}/erase", service.key)
     assert status == 200
+    assert (done["user"], done["tenant"]) == (jane["id"], "acme")
     assert done["deleted"] == {"prompts": 1, "responses": 1, "conversations": 1, "idempotent_answers": 1, "remembered_parts": 1}
     assert [await count(service, table) for table in kept] == [1, 1, 1, 1]
     assert await count(service, decisions) == 2
@@ -312,12 +372,60 @@ async def test_erasing_a_user_takes_what_they_said_and_leaves_sums_and_chain_as_
     assert (after[1]["data"], after[1]["budgets"]) == (sums[1]["data"], sums[1]["budgets"])
     assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
     assert await service.database.read(check_ledger) == []
-    (entry,) = await log_of(service, action="user.erase")
-    assert (entry["object_id"], entry["tenant"]) == ("user_jane", "acme")
-    assert (await call(service, "POST", "/admin/users/user_joe/erase", service.admin_key, {}))[0] == 400
-    assert (await call(service, "POST", "/admin/users/user_joe/erase", service.other_key, {"tenant": "acme"}))[0] == 404
-    assert (await call(service, "POST", "/admin/users/user_joe/erase", service.other_key, {}))[1]["deleted"]["prompts"] == 0
-    assert (await call(service, "POST", "/admin/users/user_joe/erase", service.admin_key, {"tenant": "acme"}))[1]["deleted"]["prompts"] == 1
+    shown = (await call(service, "GET", f"/admin/users/{jane['id']}", service.key))[1]
+    assert (shown["subject"], shown["email"], shown["display_name"], shown["erased_at"] is not None) == (None, None, None, True)
+    assert [(await call(service, "GET", f"/admin/keys/{key['id']}", service.key))[1]["name"] for key in keys] == ["erased", "a laptop"]
+    async with asyncio.timeout(20):
+        while (await call(service, "GET", "/v1/models", keys[0]["key"]))[0] != 401:
+            pass
+    assert (await call(service, "GET", "/v1/models", keys[1]["key"]))[0] == 200
+    changed = await call(service, "PATCH", f"/admin/users/{jane['id']}", service.key, {"display_name": "Jane"})
+    assert changed[1]["error"]["message"].startswith("user: user ")
+    again = await made(service, f"users/{jane['id']}/erase", None)
+    assert set(again["deleted"].values()) == {0}
+    assert (await call(service, "GET", f"/admin/users/{jane['id']}", service.key))[1]["erased_at"] == shown["erased_at"]
+    assert [(each["object_id"], each["tenant"]) for each in await log_of(service, action="user.erase")] == [(jane["id"], "acme")] * 2
+    assert (await made(service, f"users/{joe['id']}/erase", None, service.admin_key))["deleted"]["prompts"] == 1
+
+
+async def test_only_those_who_may_erase_a_user_do_and_others_users_are_like_missing_ones(service: Service) -> None:
+    boss, clerk = await made(service, "users", {"role": "owner"}), await made(service, "users", {"role": "member"})
+    admin = await key_of(service, "admin")
+    assert (await call(service, "POST", f"/admin/users/{boss['id']}/erase", admin))[0] == 403
+    nobody = "user_" + "0" * 24
+    for key in (service.other_key, service.admin_key, service.key):
+        for wanted in (nobody, "a%00b"):
+            status, answer = await call(service, "POST", f"/admin/users/{wanted}/erase", key)
+            assert (status, answer["error"]["code"]) == (404, "user_not_found")
+    foreign = await call(service, "POST", f"/admin/users/{clerk['id']}/erase", service.other_key)
+    missing = await call(service, "POST", f"/admin/users/{nobody}/erase", service.other_key)
+    assert foreign[0] == 404
+    assert foreign[1]["error"]["message"].replace(clerk["id"], "ID") == missing[1]["error"]["message"].replace(nobody, "ID")
+    assert await log_of(service, action="user.erase") == []
+    assert await service.database.read(lambda connection: connection.execute(select(users.c.id).where(users.c.erased_at.is_not(None))).all()) == []
+    assert (await call(service, "POST", f"/admin/users/{clerk['id']}/erase", admin))[0] == 200
+    assert (await call(service, "POST", f"/admin/users/{boss['id']}/erase", service.key))[0] == 200
+
+
+async def test_what_is_kept_of_a_user_after_they_were_erased_is_swept(service: Service) -> None:
+    """By a request that was running then, or by the notes of another worker."""
+    jane, joe = await made(service, "users", {"role": "member"}), await made(service, "users", {"role": "member"})
+    for user in (jane, joe):
+        key = await key_of(service, "member", user=user["id"])
+        assert (await call(service, "POST", "/v1/chat/completions", key, CHAT))[0] == 200
+    await made(service, f"users/{jane['id']}/erase", None)
+    await service.gateway.recorder.flush()
+    (left,) = await service.database.read(lambda connection: connection.execute(select(prompts)).mappings().all())
+    assert left["user_id"] == joe["id"]
+    for each in ("late-1", "late-2"):
+        late = {**left, "request_id": each, "user_id": jane["id"]}
+        await service.database.write(lambda connection, late=late: connection.execute(insert(prompts), late))  # type: ignore[misc]
+    await service.gateway._sweep()
+    assert await count(service, prompts) == 1
+    long_ago = {"erased_at": time.time() - 2 * LATE_S}
+    await service.database.write(lambda connection: connection.execute(update(users).where(users.c.id == joe["id"]).values(**long_ago)))
+    await service.gateway._sweep()
+    assert await count(service, prompts) == 1  # nobody is looked for for ever
 
 
 async def test_the_books_are_checked_and_every_problem_is_located(service: Service) -> None:
@@ -335,7 +443,7 @@ async def test_the_books_are_checked_and_every_problem_is_located(service: Servi
 
             def work(connection: Any) -> None:
                 for statement in statements:
-                    connection.execute(statement)
+                    statement(connection) if callable(statement) else connection.execute(statement)
                 said.update((each.table, each.row, each.column) for each in check_ledger(connection))
                 raise Undone
 
@@ -345,8 +453,9 @@ async def test_the_books_are_checked_and_every_problem_is_located(service: Servi
 
         return run()
 
-    on = " ON ledger" if service.database.dialect == "postgresql" else ""
-    loose = [text(f"DROP TRIGGER ledger_no_{kind}{on}") for kind in ("update", "delete")]
+    def loose(connection: Any) -> None:
+        allow_changes(connection, "ledger")
+
     gone = {("ledger", "ledger_no_update", ""), ("ledger", "ledger_no_delete", "")}
     month = await service.database.read(
         lambda connection: connection.execute(select(budgets.c.period).where(budgets.c.period.like("month:%")).limit(1)).scalar()
@@ -359,7 +468,7 @@ async def test_the_books_are_checked_and_every_problem_is_located(service: Servi
     assert twice == {("ledger", attempt, "entry")}
     orphan = await found_after(insert(ledger).values({**row, "id": "another", "cost": 0, "attempt": 9, "entry": "correction"}))
     assert orphan == {("ledger", f"{row['request_id']} answer 9", "entry")}
-    cheaper = await found_after(*loose, update(ledger).where(ledger.c.id == row["id"]).values(cost=ledger.c.cost - 1))
+    cheaper = await found_after(loose, update(ledger).where(ledger.c.id == row["id"]).values(cost=ledger.c.cost - 1))
     assert gone < cheaper
     assert ("budgets", f"acme {month}", "spent") in cheaper
     open_one = {"request_id": "r", "purpose": "answer", "worker": "w", "tenant": "acme", "key_id": "k", "day": month, "month": month, "amount": 5}

@@ -16,7 +16,8 @@ from config.database import Database, open_database
 from router.audit.chain import Head, Verdict, Verifier, encoded, parse_head, verify
 from router.audit.log import SYSTEM, Actor, AuditLog, Entry, Subject
 from router.audit.reading import Wanted, as_of_now, entries, head, prune, verify_chain
-from router.audit.tables import APPEND_ONLY, COLUMNS, LAYOUT, audit_heads, audit_log
+from router.audit.tables import COLUMNS, LAYOUT, audit_heads, audit_log
+from router.audit.triggers import APPEND_ONLY, allow_changes
 from router.launch import migrate_state
 from router.tables import metadata
 
@@ -60,9 +61,7 @@ def tampered(database: Database, log: AuditLog, change: Callable[[Connection], N
     said: list[Verdict] = []
 
     def work(connection: Connection) -> None:
-        for table in APPEND_ONLY:
-            for trigger in ("no_update", "no_delete"):
-                connection.execute(text(f"DROP TRIGGER {table}_{trigger}" + (f" ON {table}" if connection.dialect.name == "postgresql" else "")))
+        allow_changes(connection, *APPEND_ONLY)
         change(connection)
         said.append(verify_chain(connection, log.key, anchor))
         raise Undone

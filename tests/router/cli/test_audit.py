@@ -84,7 +84,8 @@ def test_whole_books_verify_and_a_changed_counter_is_named(headgate: Command, tm
     assert headgate("ledger", "verify", "--json").json == {"ok": True, "problems": []}
     assert headgate("ledger", "verify").out == "the books hold together\n"
     with closing(sqlite3.connect(tmp_path / "var" / "headgate.db")) as connection:
-        connection.execute("INSERT INTO budgets VALUES ('acme', 'month:2026-11', 10, 7, 0), ('acme', 'day:2026-11-21', 10, 7, 0)")
+        for period in ("month:2026-11", "day:2026-11-21"):
+            connection.execute("INSERT INTO budgets (tenant, period, cap, spent, reserved) VALUES ('acme', ?, 10, 7, 0)", (period,))
         connection.commit()
     done = headgate("ledger", "verify")
     assert done.status == 1
@@ -116,11 +117,54 @@ def test_a_decision_is_shown_and_made_once_more(request_id: str, headgate: Comma
     assert [entry["action"] for entry in headgate("audit", "list", "--action", "decision.read", "--json").json["data"]] == ["decision.read"] * 4
 
 
-def test_erasing_a_user_needs_a_tenant_that_is_there(headgate: Command) -> None:
+def test_a_user_is_erased_by_their_id_alone(headgate: Command) -> None:
     headgate("tenants", "create", "acme")
-    assert headgate("erase", "user_x", "--tenant", "nobody").status == 1
-    assert headgate("erase", "user_x", "--tenant", "acme", "--json").json == {
-        "user": "user_x",
+    missing = headgate("erase", "user_x")
+    assert (missing.status, "headgate users list" in missing.err) == (1, True)
+    user = headgate("users", "create", "--tenant", "acme", "--email", "jane@example.com", "--name", "Jane", "--json").json
+    headgate("keys", "create", "--tenant", "acme", "--user", user["id"], "--name", "Jane's")
+    assert headgate("erase", user["id"], "--json").json == {
+        "user": user["id"],
+        "tenant": "acme",
         "deleted": {"prompts": 0, "responses": 0, "conversations": 0, "idempotent_answers": 0, "remembered_parts": 0},
     }
-    assert headgate("audit", "list", "--action", "user.erase", "--json").json["data"][0]["object_id"] == "user_x"
+    (erased,), (key,) = headgate("users", "list", "--json").json, headgate("keys", "list", "--json").json
+    assert (erased["email"], erased["display_name"], key["name"]) == (None, None, "erased")
+    assert headgate("audit", "list", "--action", "user.erase", "--json").json["data"][0]["object_id"] == user["id"]
+    assert "ane" not in headgate("audit", "export").out
+
+
+def test_changes_of_teams_users_and_keys_are_in_the_log(headgate: Command) -> None:
+    headgate("tenants", "create", "acme")
+    team = headgate("teams", "create", "Research", "--tenant", "acme", "--json").json["id"]
+    user = headgate("users", "create", "--tenant", "acme", "--team", team, "--json").json["id"]
+    key = headgate("keys", "create", "--tenant", "acme", "--user", user, "--json").json["id"]
+    new = headgate("keys", "rotate", key, "--json").json["id"]
+    for _ in range(2):
+        headgate("keys", "revoke", new)
+        headgate("users", "disable", user)
+        headgate("teams", "archive", team)
+    headgate("users", "enable", user)
+    headgate("teams", "restore", team)
+    headgate("users", "list")
+    headgate("keys", "list", "--tenant", "acme")
+    assert headgate("teams", "create", "Research", "--tenant", "acme").status == 1
+    assert headgate("users", "disable", "user_x").status == 1
+    found = headgate("audit", "list", "--json").json["data"]
+    assert [(entry["action"], entry["object_id"]) for entry in reversed(found)] == [
+        ("tenant.create", "acme"),
+        ("team.create", team),
+        ("user.create", user),
+        ("key.create", key),
+        ("key.rotate", key),
+        ("key.create", new),
+        ("key.revoke", new),
+        ("user.disable", user),
+        ("team.archive", team),
+        ("user.enable", user),
+        ("team.restore", team),
+        ("user.read", ""),
+        ("key.read", ""),
+    ]
+    assert {entry["actor"] for entry in found} == {"cli"}
+    assert headgate("audit", "verify").status == 0

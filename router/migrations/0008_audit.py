@@ -3,19 +3,15 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005_audit"
-down_revision = "0004_kept"
+from router.audit.triggers import allow_changes, refuse_changes
+
+revision = "0008_audit"
+down_revision = "0007_identity"
 branch_labels = None
 depends_on = None
 
+TABLES = ("audit_log", "audit_checkpoints", "ledger")
 KEPT = ("idempotency", "kept_responses", "conversations", "remembered_parts")
-
-COVERED = {
-    "audit_log": "EXISTS (SELECT 1 FROM audit_checkpoints c WHERE c.chain = OLD.chain AND c.seq >= OLD.seq)",
-    "ledger": "EXISTS (SELECT 1 FROM audit_checkpoints c WHERE c.chain = 'ledger' AND c.until > OLD.ended_at)",
-    "audit_checkpoints": None,
-}
-"""Of each table that can only be added to: which rows may be removed all the same."""
 
 
 def upgrade() -> None:
@@ -94,6 +90,7 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(64), nullable=False),
         sa.Column("tenant", sa.String(64), nullable=False),
         sa.Column("user_id", sa.String(64)),
+        sa.Column("data_class", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
         sa.Column("expires_at", sa.Double, nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
@@ -104,35 +101,11 @@ def upgrade() -> None:
     for table in KEPT:
         op.add_column(table, sa.Column("user_id", sa.String(64)))
         op.create_index(f"ix_{table}_user_id", table, ["user_id"])
-    for table, covered in COVERED.items():
-        for statement in _refusing(table, covered):
-            op.execute(statement)
-
-
-def _refusing(table: str, covered: str | None) -> list[str]:
-    message = f"{table} is append only"
-    if op.get_bind().dialect.name == "sqlite":
-        unless = f" WHEN NOT {covered}" if covered else ""
-        return [
-            f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, '{message}'); END",
-            f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}{unless} BEGIN SELECT RAISE(ABORT, '{message}'); END",
-        ]
-    allow = f"IF TG_OP = 'DELETE' THEN IF {covered} THEN RETURN OLD; END IF; END IF;" if covered else ""
-    return [
-        f"CREATE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {allow} RAISE EXCEPTION '{message}'; END $$",
-        f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_append_only()",
-        f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_append_only()",
-        f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()",
-    ]
+    refuse_changes(op.get_bind(), *TABLES)
 
 
 def downgrade() -> None:
-    sqlite = op.get_bind().dialect.name == "sqlite"
-    for table in COVERED:
-        for trigger in ("no_update", "no_delete") if sqlite else ("no_update", "no_delete", "no_truncate"):
-            op.execute(f"DROP TRIGGER IF EXISTS {table}_{trigger}" + ("" if sqlite else f" ON {table}"))
-        if not sqlite:
-            op.execute(f"DROP FUNCTION IF EXISTS {table}_append_only()")
+    allow_changes(op.get_bind(), *TABLES)
     for table in KEPT:
         op.drop_index(f"ix_{table}_user_id", table)
         op.drop_column(table, "user_id")
