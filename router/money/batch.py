@@ -314,7 +314,9 @@ _MAKE = Prepared(
 
 def _spent_before(connection: Connection, counter: Counter) -> int:
     kind, _, name = counter.scope.partition(":")
-    who = {"key": ledger.c.key_id == name, "model": or_(ledger.c.backend == name, ledger.c.model == name)}[kind]
+    who = {"key": ledger.c.key_id == name, "model": or_(ledger.c.backend == name, ledger.c.model == name)}.get(kind)
+    if who is None:  # a row does not say which team it was of: its budget counts from now on
+        return 0
     start, end = _bounds(counter.period)
     when = (ledger.c.started_at >= start, ledger.c.started_at < end)
     return int(connection.execute(select(func.coalesce(func.sum(ledger.c.cost), 0)).where(ledger.c.tenant == counter.tenant, who, *when)).scalar_one())

@@ -305,6 +305,34 @@ async def test_a_decision_replays_to_itself_bit_for_bit_under_its_own_policy_ver
     assert not done.equal
 
 
+async def test_a_decision_by_what_a_budget_leaves_replays_to_itself(tmp_path: Path) -> None:
+    """The smallest answer that is worth having decides what a budget still affords."""
+    from router.audit.paths import replay
+
+    text = """
+version: 1
+backends:
+  dear: {kind: scripted, text: "Hello.", price: {input: 0, output: 1000}, max_output_tokens: 1000}
+  mini: {kind: scripted, text: "Hello.", price: {input: 0, output: 1000}, max_output_tokens: 1000}
+default: dear
+fallback: [mini]
+tenants:
+  acme: {budget_usd: {month: 0.5, models: {dear: {day: 0.1}}}}
+  globex: {budget_usd: {month: 0.3}}
+"""
+    async with serving(text, tmp_path) as service:
+        for key, backend, excluded in ((service.key, "mini", ["dear"]), (service.other_key, "dear", [])):
+            answer = (await call(service, "POST", "/v1/chat/completions", key, CHAT))[1]
+            assert answer["headgate"]["backend"] == backend
+            request_id = answer["headgate"]["decision_id"]
+            await service.gateway.recorder.flush()
+            done = await service.database.read(lambda connection, request_id=request_id: replay(connection, request_id, "policy.yaml"))  # type: ignore[misc]
+            assert done is not None
+            assert (done.equal, done.problem) == (True, None)
+            assert done.replayed is not None
+            assert [each.backend for each in done.replayed.excluded if each.code == "budget"] == excluded
+
+
 async def test_prompts_are_stored_redacted_and_sealed_only_where_the_tenant_wants_it_and_only_its_administrators_read_them(service: Service) -> None:
     mine = (await call(service, "POST", "/v1/chat/completions", service.key, CHAT))[1]["headgate"]["decision_id"]
     theirs = (await call(service, "POST", "/v1/chat/completions", service.other_key, CHAT))[1]["headgate"]["decision_id"]
