@@ -69,6 +69,10 @@ class ChangedUser(Struct, frozen=True, forbid_unknown_fields=True):
     disabled: bool | UnsetType = UNSET
 
 
+class Erasure(Struct, frozen=True, forbid_unknown_fields=True):
+    """No fields: the path says who."""
+
+
 class NewKeyBody(Struct, frozen=True, forbid_unknown_fields=True):
     """An absent `tenant` makes a platform key."""
 
@@ -224,6 +228,7 @@ async def erase(request: HttpRequest, user_id: FromPath[str]) -> Erased:
     """Their keys are dead in every worker within a second. Only an owner erases an owner."""
     gateway, principal, actor = gateway_of(request), principal_of(request), actor_of(request)
     scope = own_tenant(principal, None)
+    decode_body(await request.body() or b"{}", Erasure)
     await gateway.recorder.flush()
 
     def work(connection: Connection) -> tuple[Erased, list[Entry]]:

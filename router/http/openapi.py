@@ -20,7 +20,7 @@ from router.http.admin import Rollback
 from router.http.context import HttpRequest
 from router.http.conversations import AddItems, CreateConversation, UpdateConversation
 from router.http.errors import ErrorBody
-from router.http.identity import ChangedTeam, ChangedUser, NewKeyBody, NewTeam, NewTenant, NewUser, Rotation
+from router.http.identity import ChangedTeam, ChangedUser, Erasure, NewKeyBody, NewTeam, NewTenant, NewUser, Rotation
 from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
 from router.wire.anthropic_errors import speaks_anthropic
 from router.wire.headgate import Headgate
@@ -68,6 +68,7 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("patch", "/admin/users/{user_id}"): ChangedUser,
     ("post", "/admin/keys"): NewKeyBody,
     ("post", "/admin/keys/{key_id}/rotate"): Rotation,
+    ("post", "/admin/users/{user_id}/erase"): Erasure,
     ("put", "/admin/policy"): POLICY_TEXT,
     ("post", "/admin/policy/validate"): POLICY_TEXT,
     ("post", "/admin/policy/rollback"): Rollback,

@@ -420,6 +420,7 @@ async def test_only_those_who_may_erase_a_user_do_and_others_users_are_like_miss
     boss, clerk = await made(service, "users", {"role": "owner"}), await made(service, "users", {"role": "member"})
     admin = await key_of(service, "admin")
     assert (await call(service, "POST", f"/admin/users/{boss['id']}/erase", admin))[0] == 403
+    assert (await call(service, "POST", f"/admin/users/{clerk['id']}/erase", admin, {"tenant": "acme"}))[1]["error"]["param"] == "tenant"
     nobody = "user_" + "0" * 24
     for key in (service.other_key, service.admin_key, service.key):
         for wanted in (nobody, "a%00b"):
