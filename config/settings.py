@@ -19,6 +19,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
+from config.networks import parse_networks
 from config.yamlfile import Schema, YamlError, nearest, read_yaml
 from config.yamlwalk import PLAIN, Walk
 
@@ -47,6 +48,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `tool_memory_s` how long the opaque parts of an answer with tool calls are, for clients of the chat dialect that do not send them back (0: not at all),
     `retention_s` how long stored responses and conversations are after their last use.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
+    `trusted_proxies` are the ranges (CIDR) whose `X-Forwarded-For` and client certificates are believed.
+    `auth_failures_per_minute` is how many wrong credentials an address may send before it is slowed (0: none is slowed).
     """
 
     home: Path = msgspec.field(default_factory=lambda: Path("var"))
@@ -58,6 +61,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     plugins: tuple[str, ...] = ()
     embedder_model: str | None = None
     allow_private_backends: bool = False
+    trusted_proxies: tuple[str, ...] = ()
+    auth_failures_per_minute: Annotated[int, Meta(ge=0, le=1000)] = 30
     commit_after_s: Seconds = 10.0
     heartbeat_s: Seconds = 15.0
     shutdown_s: Seconds = 10.0
@@ -66,6 +71,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     idempotency_s: Seconds = 86_400.0
     tool_memory_s: Annotated[float, Meta(ge=0)] = 86_400.0
     retention_s: Seconds = 2_592_000.0
+
+    def __post_init__(self) -> None:
+        parse_networks(self.trusted_proxies)
 
     @property
     def database(self) -> str:
@@ -100,7 +108,12 @@ def load_settings(environ: Mapping[str, str], text: str | None = None, source: s
         settings = document.value.settings
         base = Path(source).parent
         settings = msgspec.structs.replace(settings, plugins=tuple(str(base / name) if name.endswith(".py") else name for name in settings.plugins))
-    settings = msgspec.structs.replace(settings, **load_env(environ))
+    try:
+        settings = msgspec.structs.replace(settings, **load_env(environ))
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise SettingsError([f"HEADGATE_TRUSTED_PROXIES: {error}"]) from error
     problem = _database_problem(settings.database_url) if settings.database_url else None
     if problem:
         raise SettingsError([f"{_url_variable(environ)}: {problem}"])
