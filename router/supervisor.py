@@ -170,7 +170,7 @@ class Supervisor:
         migrate_state(database)
         environ = self._launch.environ()
         secret = load_secret(environ, self._settings.home).reveal().encode()
-        configured = admin_key(environ)
+        configured = admin_key(environ, [str(row["name"]) for row in database.read_blocking(auth.list_tenants)])
         text = self._launch.text()
         embedded = self._settings.database_url is None
 
