@@ -61,7 +61,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     plugins: tuple[str, ...] = ()
     embedder_model: str | None = None
     allow_private_backends: bool = False
-    trusted_proxies: tuple[str, ...] = ()
     auth_failures_per_minute: Annotated[int, Meta(ge=0, le=1000)] = 30
     commit_after_s: Seconds = 10.0
     heartbeat_s: Seconds = 15.0
@@ -71,9 +70,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     idempotency_s: Seconds = 86_400.0
     tool_memory_s: Annotated[float, Meta(ge=0)] = 86_400.0
     retention_s: Seconds = 2_592_000.0
-
-    def __post_init__(self) -> None:
-        parse_networks(self.trusted_proxies)
+    trusted_proxies: tuple[str, ...] = ()
 
     @property
     def database(self) -> str:
@@ -108,15 +105,15 @@ def load_settings(environ: Mapping[str, str], text: str | None = None, source: s
         settings = document.value.settings
         base = Path(source).parent
         settings = msgspec.structs.replace(settings, plugins=tuple(str(base / name) if name.endswith(".py") else name for name in settings.plugins))
-    try:
-        settings = msgspec.structs.replace(settings, **load_env(environ))
-    except SettingsError:
-        raise
-    except ValueError as error:
-        raise SettingsError([f"HEADGATE_TRUSTED_PROXIES: {error}"]) from error
+    settings = msgspec.structs.replace(settings, **load_env(environ))
     problem = _database_problem(settings.database_url) if settings.database_url else None
     if problem:
         raise SettingsError([f"{_url_variable(environ)}: {problem}"])
+    try:
+        parse_networks(settings.trusted_proxies)
+    except ValueError as error:
+        where = "HEADGATE_TRUSTED_PROXIES" if environ.get("HEADGATE_TRUSTED_PROXIES") else "settings.trusted_proxies"
+        raise SettingsError([f"{where}: {error}"]) from error
     return settings
 
 

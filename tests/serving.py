@@ -94,7 +94,9 @@ async def serving(
     app = _idle[largest].pop() if _idle[largest] else _App(largest)
     app.gateway = gateway
     server = uvicorn.Server(
-        uvicorn.Config(app.asgi, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", ws="none", proxy_headers=False, timeout_graceful_shutdown=2)
+        uvicorn.Config(
+            app.asgi, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", ws="none", proxy_headers=False, timeout_graceful_shutdown=2
+        )
     )
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     running = asyncio.create_task(server.serve())

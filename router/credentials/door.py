@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -15,7 +15,7 @@ from litestar.types import Scope
 from sqlalchemy import Connection, select
 
 from config.database import Database
-from config.networks import Address, parse_networks
+from config.networks import Address, Network, parse_address, parse_networks, within
 from config.settings import Settings
 from policies.access import Principal
 from policies.claims import NoAccess, principal_of_certificate
@@ -27,7 +27,7 @@ from router.credentials.keyset import RETRY_S, IssuerUnavailable
 from router.credentials.presented import LONGEST, Malformed, presented_key
 from router.credentials.slowing import Slowing, TooMany
 from router.http.errors import ApiError
-from router.http.peer import client_address, from_trusted_proxy
+from router.http.peer import client_address
 from router.tables import tenants
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Door:
         A forwarded certificate counts where there is no key or token, and is taken out of what later readers see unless a trusted proxy sent it.
         """
         certificates = self._identity().certificates
-        if certificates is not None and not from_trusted_proxy(scope, self._trusted):
+        if certificates is not None and not _from_proxy(scope, self._trusted):
             header = certificates.header.encode()
             scope["headers"] = [each for each in scope["headers"] if each[0] != header]
             certificates = None
@@ -180,7 +180,7 @@ class Door:
         if reason == "malformed":
             message = f"Send one API key or token of at most {LONGEST} printable ASCII characters, once: 'Authorization: Bearer ...' or 'x-api-key: ...'."
             return ApiError(400, "malformed_api_key", message)
-        return ApiError(401, "invalid_api_key", "This API key is unknown, expired or revoked. Ask your administrator for another.")
+        return ApiError(401, "invalid_api_key", "This API key is unknown, expired, revoked or not for use here. Ask your administrator for another.")
 
     def _no_access(self, scope: Scope, detail: str) -> ApiError:
         self._note(scope, "no_access", detail)
@@ -191,6 +191,15 @@ class Door:
         self._metrics.auth_failed(reason)
         address = client_address(scope, self._trusted)
         log.warning("auth_failed", reason=reason, detail=detail, address=str(address or ""), request_id=scope.get("state", {}).get("request_id"))
+
+
+def _from_proxy(scope: Scope, trusted: Sequence[Network]) -> bool:
+    """Whether the other end of the connection itself is a trusted proxy."""
+    client = scope["client"]
+    try:
+        return client is not None and within(parse_address(client[0]), trusted)
+    except ValueError:
+        return False
 
 
 def _place(address: Address | None) -> str:

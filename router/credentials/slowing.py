@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -66,16 +67,24 @@ class Slowing:
             return
         refused_at = None if digest is None else self._bad.get(digest)
         repeated = refused_at is not None and self._clock() - refused_at < PER_S
-        while (full := self._full(names, repeated)) is not None:
+        full = self._full(names, repeated)
+        while full is not None:
             turn = asyncio.get_running_loop().create_future()
             full.waiting.append(turn)
             try:
                 await turn
-                self._full(names, repeated)
+                again = self._full(names, repeated)
             except (asyncio.CancelledError, TooMany):
                 if turn.done() and not turn.cancelled():
                     self._wake(full)  # the turn that it got is another's
+                else:
+                    with contextlib.suppress(ValueError):
+                        full.waiting.remove(turn)
                 raise
+            if again is not full:
+                if again is not None:  # it waits elsewhere now
+                    self._wake(full)
+                full = again
         for name in names:
             self._bucket(name).running += 1
 
