@@ -48,7 +48,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `tool_memory_s` how long the opaque parts of an answer with tool calls are, for clients of the chat dialect that do not send them back (0: not at all),
     `retention_s` how long stored responses and conversations are after their last use.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
-    `trusted_proxies` are the ranges of addresses whose `X-Forwarded-For` is believed.
+    `trusted_proxies` are the ranges (CIDR) whose `X-Forwarded-For` and client certificates are believed.
+    `auth_failures_per_minute` is how many wrong credentials an address may send before it is slowed (0: none is slowed).
     """
 
     home: Path = msgspec.field(default_factory=lambda: Path("var"))
@@ -60,6 +61,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     plugins: tuple[str, ...] = ()
     embedder_model: str | None = None
     allow_private_backends: bool = False
+    auth_failures_per_minute: Annotated[int, Meta(ge=0, le=1000)] = 30
     commit_after_s: Seconds = 10.0
     heartbeat_s: Seconds = 15.0
     shutdown_s: Seconds = 10.0

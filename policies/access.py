@@ -97,7 +97,8 @@ class Scopes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Principal(Struct, frozen=True, kw_only=True):
     """Who asks. A platform principal belongs to no tenant (`tenant` is empty).
 
-    `team` and `user` are the ids of those inside the tenant for whom the key acts, empty for none; `team_name` is how policies name the team.
+    `team` and `user` are the ids of those inside the tenant for whom the key acts, empty for none; `team_name` is how policies name the team,
+    `subject` how an identity provider names the user.
     `allowed_models` are the backends or models
     the key may use (None: whatever the policy allows). `max_data_class` is the most sensitive data the key may touch. `routes`, `stores` and
     `networks` narrow it as in `Scopes`; `expires_at` is when it ends (seconds since the epoch).
@@ -108,6 +109,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     team: str = ""
     team_name: str = ""
     user: str = ""
+    subject: str = ""
     key_id: str = ""
     allowed_models: tuple[str, ...] | None = None
     max_data_class: DataClass = "restricted"

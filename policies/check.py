@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from urllib.parse import urlsplit
@@ -14,14 +12,14 @@ from adapters.embedders.spec import EmbedderSpec
 from adapters.embedding import BUNDLED
 from config.prices import Price
 from config.yamlfile import Path, Places, Problem, nearest
+from policies.check_federation import federation_problems
+from policies.hosts import is_host, is_private
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation
 from policies.schema import Case, Moderation, PolicyFile, Rule, Weighted, When
 
-_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Checker:
@@ -61,6 +59,8 @@ class Checker:
                 self._budgeted(budgeted, ("tenants", name, "budget_usd", "models", budgeted))
             if tenant.on_budget_end is not None:
                 self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
+        for place, message, on_key in federation_problems(self.file.identity, self.private_addresses):
+            self._add(place, message, key=on_key)
         for index, case in enumerate(self.file.cases):
             self._case(case, ("cases", index))
         return self.problems
@@ -159,14 +159,14 @@ class Checker:
         try:
             parts = urlsplit(url)
             host = parts.hostname or ""
-            valid = parts.scheme in ("http", "https") and parts.port != 0 and _is_host(host)
+            valid = parts.scheme in ("http", "https") and parts.port != 0 and is_host(host)
         except ValueError:  # a port that is no number from 0 to 65535, or a torn IPv6 address
             valid = False
         if not valid or not url.isascii() or not url.isprintable() or " " in url:
             self._add(path, f"expected an http or https URL, found {url!r}")
         elif parts.username is not None or parts.password is not None:
             self._add(path, "a URL must not hold a name or a password; name a variable in api_key_env")
-        elif not self.private_addresses and _is_private(host):
+        elif not self.private_addresses and is_private(host):
             self._add(path, f"{host} is a private address; only the policy file may name one, unless settings.allow_private_backends is true")
 
     def _headers(self, headers: Mapping[str, str], path: Path) -> None:
@@ -294,36 +294,6 @@ class Checker:
         rules = [rule.name for rule in self.file.rules]
         if expect.rule is not None and rules and expect.rule not in rules:
             self._add((*path, "expect", "rule"), f"there is no rule {expect.rule!r}", nearest(expect.rule, rules))
-
-
-def _is_host(host: str) -> bool:
-    """Whether it is a name that can be looked up, in ASCII, or an IP address."""
-    if ":" not in host:
-        return len(host) <= 253 and _HOST.fullmatch(host) is not None
-    ipaddress.ip_address(host)
-    return True
-
-
-def _is_private(host: str) -> bool:
-    """Whether a host, by what is written there, lies inside: no name is looked up. Also in the short forms of an IPv4 address (`127.1`)."""
-    host = host.rstrip(".")
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or not ("." in host or ":" in host or host.isdigit()):
-        return True
-    try:
-        address = ipaddress.ip_address(host if ":" in host else socket.inet_aton(host))
-    except (ValueError, OSError):
-        return False
-    return any(not each.is_global or each.is_multicast for each in (address, *_inside(address)))
-
-
-def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address stands for, where it is one of the forms that carry one."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64 or int(address) >> 32 == 0:
-        carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [each for each in carried if each is not None]
 
 
 def _is_day(text: str) -> bool:

@@ -12,6 +12,7 @@ from adapters.embedders.spec import EmbedderSpec
 from config.settings import Settings
 from config.yamlfile import Schema
 from policies.access import Role
+from policies.federation import Identity
 from policies.moderation import Action
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -227,6 +228,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     grounding: Grounding = Grounding()
     history: History = History()
     tenants: dict[str, Tenant] = {}
+    identity: Identity = Identity()
     cases: tuple[Case, ...] = ()
 
     @property

@@ -20,6 +20,7 @@ from config.settings import Settings
 from policies.access import Principal
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
+from router.credentials.door import Door
 from router.http.errors import ApiError
 from router.identity.authenticator import Authenticator
 from router.identity.reach import documents_reach
@@ -89,6 +90,14 @@ class Gateway:
         self.turns = Turns(database, self.sealer, settings.retention_s)
         self.conversations = Conversations(database, self.sealer, settings.retention_s)
         self.policy = PolicyHolder(database, settings, BackendContext(environ=dict(environ), compute=compute), source, self.metrics.circuit)
+        self.door = Door(
+            keys=self.auth.principal,
+            database=database,
+            secret=secret,
+            settings=settings,
+            identity=lambda: self.policy.current.policy.file.identity,
+            metrics=self.metrics,
+        )
         self._worker = worker
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -109,6 +118,7 @@ class Gateway:
         self.interrupt()
         while self._tasks or self._running:
             await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
+        await self.door.aclose()
         await self.policy.current.aclose()
         if self.compute is not None:
             await self.compute.aclose()

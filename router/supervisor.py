@@ -33,7 +33,7 @@ from policies.load import load_policy
 from router import policy_store
 from router.backends import load_kinds, try_policy
 from router.identity.first_keys import FirstKeys, ensure_first_keys
-from router.identity.tenants import DEFAULT_TENANT
+from router.identity.tenants import DEFAULT_TENANT, list_tenants
 from router.launch import Launch, installed, migrate_state, open_state, socket_path
 from router.money.recovery import recover
 from router.policy_in_force import known_price
@@ -172,7 +172,7 @@ class Supervisor:
         migrate_state(database)
         environ = self._launch.environ()
         secret = load_secret(environ, self._settings.home).reveal().encode()
-        configured = admin_key(environ)
+        configured = admin_key(environ, [str(row["name"]) for row in database.read_blocking(list_tenants)])
         text = self._launch.text()
         embedded = self._settings.database_url is None
 

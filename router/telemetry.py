@@ -40,6 +40,7 @@ class Metrics:
         self._circuits = Gauge(
             "headgate_circuit_state", "Circuit of a backend: 0 closed, 1 half open, 2 open.", ["backend"], registry=registry, multiprocess_mode="livemax"
         )
+        self._auth_failures = Counter("headgate_auth_failures_total", "Requests whose credential was refused, by why.", ["reason"], registry=registry)
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -52,6 +53,9 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         self._refusals.labels(code).inc()
+
+    def auth_failed(self, reason: str) -> None:
+        self._auth_failures.labels(reason).inc()
 
     def attempt_failed(self, backend: str, code: str) -> None:
         self._failures.labels(backend, code).inc()

@@ -89,7 +89,7 @@ async def serve(orders: Orders) -> None:
         return server.gateway
 
     app = create_app(open_gateway, max_body_bytes=settings.max_body_mb * 1024 * 1024)
-    config = uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False, lifespan="on", timeout_keep_alive=75)
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none", proxy_headers=False, timeout_keep_alive=75)
     config.timeout_graceful_shutdown = math.ceil(settings.shutdown_s + LAST_WORDS_S)
     server = _Server(config, orders.ready, settings.shutdown_s)
     threading.Thread(target=_stop_with_supervisor, daemon=True).start()

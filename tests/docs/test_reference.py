@@ -20,7 +20,7 @@ from adapters.backend import BackendSpec, RemoteSpec, kind_named, kinds
 from adapters.embedders import EmbedderSpec
 from adapters.errors import ERRORS
 from config.settings import Settings
-from policies import schema
+from policies import federation, schema
 from policies.access import PLATFORM_MATRIX, ROUTE_GROUPS, TENANT_MATRIX
 from policies.access_matrix import ACCESS
 from policies.decide import STATUS
@@ -125,6 +125,13 @@ def test_every_key_of_the_policy_is_documented_with_its_default(section: str) ->
 
 def test_every_key_of_an_embedder_is_documented() -> None:
     check_fields(table(page("backends.md"), "Embedders"), list(msgspec.structs.fields(EmbedderSpec)))
+
+
+@pytest.mark.parametrize(
+    ("section", "struct"), [("Issuers", federation.Issuer), ("Client certificates", federation.Certificates), ("Client", federation.ClientCertificate)]
+)
+def test_every_key_of_the_identity_block_is_documented_with_its_default(section: str, struct: type[Struct]) -> None:
+    check_fields(table(page("tokens.md"), section), list(msgspec.structs.fields(struct)))
 
 
 def test_every_table_of_the_policy_has_a_section() -> None:
