@@ -82,18 +82,14 @@ def read_revisions(locations: Sequence[Path]) -> tuple[Revision, ...]:
 
 def _read(file: Path) -> Revision:
     module = ast.parse(file.read_text(encoding="utf-8"))
-    values = {}
+    values: dict[str, object] = {}
     for statement in module.body:
-        if isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                names, constants = (
-                    (target.elts, statement.value.elts)
-                    if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple)
-                    else ([target], [statement.value])
-                )
-                values |= {
-                    name.id: each.value for name, each in zip(names, constants, strict=True) if isinstance(name, ast.Name) and isinstance(each, ast.Constant)
-                }
+        match statement:
+            case ast.Assign([ast.Name(name)], ast.Constant(value)):
+                values[name] = value
+            case ast.Assign([ast.Tuple(targets)], ast.Tuple(constants)):
+                pairs = zip(targets, constants, strict=True)
+                values |= {target.id: each.value for target, each in pairs if isinstance(target, ast.Name) and isinstance(each, ast.Constant)}
     below = values.get("down_revision")
     return Revision(str(values["revision"]), None if below is None else str(below), (ast.get_docstring(module) or file.stem).partition("\n")[0].rstrip("."))
 

@@ -16,7 +16,7 @@ def test_a_database_that_a_newer_release_migrated_is_refused_and_left_alone(data
     try:
         migrate_state(database)
         database.write_blocking(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999_of_the_future'")) and None)
-        with pytest.raises(SettingsError, match="a newer release of Headgate .*: install that release again"):
+        with pytest.raises(SettingsError, match=r"a newer release of Headgate .*: install that release again"):
             migrate_state(database)
         assert database.write_blocking(_revision) == "9999_of_the_future"
     finally:

@@ -75,7 +75,7 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_declares(database:
 
     def ours(_object: Any, name: str | None, kind: str, reflected: bool, _compared: Any) -> bool:
         # The full-text index is made by hand: a virtual table with its shadows on SQLite, a generated column with its index on PostgreSQL.
-        return not (reflected and (name or "").startswith(("chunks_fts", "ix_chunks_search")) or (kind == "column" and name == "search"))
+        return not (reflected and ((name or "").startswith(("chunks_fts", "ix_chunks_search")) or (kind == "column" and name == "search")))
 
     def differences(connection: Connection) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"include_object": ours, "compare_type": True, "compare_server_default": False})
@@ -88,11 +88,9 @@ def test_what_hangs_on_a_rebuilt_table_stays(database: Database, tmp_path_factor
     """SQLite changes a table by building another one in its place, and dropping the old one deletes what hangs on it, unless that is kept off."""
     folder = tmp_path_factory.mktemp("migrations")
     head = "import sqlalchemy as sa\nfrom alembic import op\nbranch_labels = depends_on = None\n"
-    (folder / "0001_a.py").write_text(
-        head
-        + 'revision, down_revision = "a", None\ndef upgrade():\n    op.create_table("parents", sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(9)))\n'
-        '    op.create_table("children", sa.Column("parent", sa.Integer, sa.ForeignKey("parents.id", ondelete="CASCADE")))\n'
-    )
+    parents = 'op.create_table("parents", sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(9)))'
+    children = 'op.create_table("children", sa.Column("parent", sa.Integer, sa.ForeignKey("parents.id", ondelete="CASCADE")))'
+    (folder / "0001_a.py").write_text(head + f'revision, down_revision = "a", None\ndef upgrade():\n    {parents}\n    {children}\n')
     (folder / "0002_b.py").write_text(
         head + 'revision, down_revision = "b", "a"\ndef upgrade():\n    with op.batch_alter_table("parents", recreate="auto") as table:\n'
         '        table.alter_column("name", type_=sa.Text)\n'
