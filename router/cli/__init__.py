@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import SettingsError
 from config.yamlfile import YamlError
+from router.cli.backup import backup, restore
 from router.cli.db import db
 from router.cli.doctor import doctor
 from router.cli.documents import documents
@@ -25,7 +26,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, keys, documents, usage, ledger, db, doctor):
+for command in (serve, policy, tenants, keys, documents, usage, ledger, db, backup, restore, doctor):
     cli.add_command(command)
 
 

@@ -15,7 +15,7 @@ from config.schema import SchemaState, Step, below, downgrade, migrate, problem_
 from config.settings import Settings, hide_password
 from router.cli.common import config_option, fail, find_launch, is_serving, json_option, make_home, no_database, print_json
 from router.launch import MIGRATIONS, open_state
-from router.serving_now import Served, not_served, require_no_workers
+from router.storage.served import Served, not_served, require_no_workers
 
 
 @click.group()
@@ -62,7 +62,7 @@ def status(config: Path | None, as_json: bool) -> None:
         click.echo(problem)
 
 
-def _show(step: Step) -> None:
+def show_step(step: Step) -> None:
     click.echo(f"{'up  ' if step.up else 'down'}  {step.revision.id}  {step.revision.summary}  ({step.seconds:.1f} s)", err=True)
 
 
@@ -75,7 +75,7 @@ def upgrade(config: Path | None, as_json: bool) -> None:
         before = standing_of(database)
         if is_serving(settings):
             click.echo("a server runs on this home: restart it with this release afterwards", err=True)
-        migrate(database, MIGRATIONS, progress=_show)
+        migrate(database, MIGRATIONS, progress=show_step)
         after = standing_of(database)
     if as_json:
         print_json({"from": before.revision, "to": after.revision})
@@ -104,7 +104,7 @@ def down(revision: str, yes: bool, config: Path | None, as_json: bool) -> None:
         with not_served(settings.home):
             if database.dialect == "postgresql":
                 require_no_workers(database)
-            database.alter_blocking(lambda connection: downgrade(connection, MIGRATIONS, goal, _show))
+            database.alter_blocking(lambda connection: downgrade(connection, MIGRATIONS, goal, show_step))
     if as_json:
         print_json({"from": state.revision, "to": goal})
     else:
