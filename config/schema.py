@@ -6,7 +6,7 @@ in one transaction, so replicas wait for the one that migrates, and a migration 
 
 from __future__ import annotations
 
-import ast
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -80,18 +80,18 @@ def read_revisions(locations: Sequence[Path]) -> tuple[Revision, ...]:
     return tuple(chain)
 
 
+_REVISION = re.compile(r'^revision *(?:: *\w+ *)?= *"(\w+)"$', re.MULTILINE)
+_BELOW = re.compile(r'^down_revision *(?::[^=\n]*)?= *(?:"(\w+)"|None)$', re.MULTILINE)
+_SUMMARY = re.compile(r'\A"""(.+?)\.?(?:\n|""")')
+
+
 def _read(file: Path) -> Revision:
-    module = ast.parse(file.read_text(encoding="utf-8"))
-    values: dict[str, object] = {}
-    for statement in module.body:
-        match statement:
-            case ast.Assign([ast.Name(name)], ast.Constant(value)):
-                values[name] = value
-            case ast.Assign([ast.Tuple(targets)], ast.Tuple(constants)):
-                pairs = zip(targets, constants, strict=True)
-                values |= {target.id: each.value for target, each in pairs if isinstance(target, ast.Name) and isinstance(each, ast.Constant)}
-    below = values.get("down_revision")
-    return Revision(str(values["revision"]), None if below is None else str(below), (ast.get_docstring(module) or file.stem).partition("\n")[0].rstrip("."))
+    source = file.read_text(encoding="utf-8")
+    revision, below = _REVISION.search(source), _BELOW.search(source)
+    if revision is None or below is None:
+        raise ValueError(f"{file.name} is no migration: its revision and its down_revision must each stand on a line of their own")
+    summary = _SUMMARY.match(source)
+    return Revision(revision[1], below[1], file.stem if summary is None else summary[1])
 
 
 def read_state(connection: Connection, locations: Sequence[Path]) -> SchemaState:

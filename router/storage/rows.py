@@ -93,9 +93,14 @@ def select_rows(connection: Connection, table: TableShape, *where: sa.ColumnElem
     postgresql = connection.dialect.name == "postgresql"
     columns = [sa.cast(source.c[column.name], sa.Text) if postgresql and column.kind == "json" else source.c[column.name] for column in table.columns]
     query = sa.select(*columns).where(*where).order_by(*(source.c[name] for name in order))
+    numbers = [number for number, column in enumerate(table.columns) if column.kind == "json" and not postgresql]
     for batch in connection.execute(query.execution_options(yield_per=BATCH)).partitions():
-        for row in batch:
-            yield list(row)
+        for found in batch:
+            row = list(found)
+            for number in numbers:
+                if isinstance(row[number], int | float):  # SQLite keeps a JSON text that is a number as that number
+                    row[number] = msgspec.json.encode(row[number]).decode()
+            yield row
 
 
 class Lines:
@@ -141,7 +146,7 @@ def insert_rows(connection: Connection, table: TableShape, rows: Iterable[list[A
         try:
             connection.execute(insert, [dict(zip(names, row, strict=True)) for row in batch])
         except DBAPIError as error:
-            reason = str(error.orig).partition("\n")[0].partition(": ")[2] or type(error.orig).__name__
+            reason = str(error.orig).partition("\n")[0]
             raise CannotLoad(f"the database does not take rows {count + 1} to {count + len(batch)} of {table.name}: {reason}") from error
         count += len(batch)
     return count

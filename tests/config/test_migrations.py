@@ -26,7 +26,7 @@ def test_a_database_that_a_newer_release_migrated_is_refused_and_left_alone(data
 def test_a_migration_that_fails_leaves_nothing_behind(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("migrations")
     (folder / "0001_half.py").write_text(
-        'import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision, branch_labels, depends_on = "0001_half", None, None, None\n'
+        'import sqlalchemy as sa\nfrom alembic import op\nrevision = "0001_half"\ndown_revision = None\n'
         'def upgrade():\n    op.create_table("half", sa.Column("id", sa.Integer))\n    raise RuntimeError("in the middle")\n'
     )
     database = open_database(database_url)

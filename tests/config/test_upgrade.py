@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -87,12 +88,12 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_declares(database:
 def test_what_hangs_on_a_rebuilt_table_stays(database: Database, tmp_path_factory: pytest.TempPathFactory) -> None:
     """SQLite changes a table by building another one in its place, and dropping the old one deletes what hangs on it, unless that is kept off."""
     folder = tmp_path_factory.mktemp("migrations")
-    head = "import sqlalchemy as sa\nfrom alembic import op\nbranch_labels = depends_on = None\n"
+    head = "import sqlalchemy as sa\nfrom alembic import op\n"
     parents = 'op.create_table("parents", sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(9)))'
     children = 'op.create_table("children", sa.Column("parent", sa.Integer, sa.ForeignKey("parents.id", ondelete="CASCADE")))'
-    (folder / "0001_a.py").write_text(head + f'revision, down_revision = "a", None\ndef upgrade():\n    {parents}\n    {children}\n')
+    (folder / "0001_a.py").write_text(head + f'revision = "a"\ndown_revision = None\ndef upgrade():\n    {parents}\n    {children}\n')
     (folder / "0002_b.py").write_text(
-        head + 'revision, down_revision = "b", "a"\ndef upgrade():\n    with op.batch_alter_table("parents", recreate="auto") as table:\n'
+        head + 'revision = "b"\ndown_revision = "a"\ndef upgrade():\n    with op.batch_alter_table("parents", recreate="auto") as table:\n'
         '        table.alter_column("name", type_=sa.Text)\n'
     )
     database.alter_blocking(lambda connection: upgrade(connection, [folder], "a"))
@@ -131,7 +132,9 @@ def test_somebody_elses_database_is_refused_and_left_alone(database: Database) -
 
 def test_migrations_that_are_no_chain_are_an_error(tmp_path: Path) -> None:
     def write(name: str, below: str | None) -> None:
-        (tmp_path / f"{name}.py").write_text(f'"""What {name} does.\n\nMore of it."""\nrevision = "{name}"\ndown_revision = {below!r}\n')
+        (tmp_path / f"{name}.py").write_text(
+            f'"""What {name} does.\n\nMore of it."""\nrevision = "{name}"\ndown_revision = {json.dumps(below) if below else None}\n'
+        )
 
     write("0001_a", None)
     write("0002_b", "0001_a")
@@ -144,4 +147,7 @@ def test_migrations_that_are_no_chain_are_an_error(tmp_path: Path) -> None:
         read_revisions([tmp_path])
     write("0003_c", "0002_missing")
     with pytest.raises(ValueError, match="0003_c follow nothing"):
+        read_revisions([tmp_path])
+    (tmp_path / "0004_d.py").write_text("nothing = 1\n")
+    with pytest.raises(ValueError, match=r"0004_d\.py is no migration"):
         read_revisions([tmp_path])
