@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import SettingsError
 from config.yamlfile import YamlError
+from router.cli import archive as archive  # it adds its commands to `ledger`
 from router.cli.backup import backup, restore
 from router.cli.db import db
 from router.cli.doctor import doctor

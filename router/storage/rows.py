@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -87,12 +87,16 @@ def _kind(column: sa.Column[Any]) -> Kind:
             raise ValueError(f"{column.table.name}.{column.name}: a column of type {other!r} cannot be backed up")
 
 
-def select_rows(connection: Connection, table: TableShape, *where: sa.ColumnElement[bool], order: Sequence[str] = ()) -> Iterator[list[Any]]:
+Where = Callable[[Any], tuple[sa.ColumnElement[bool], ...]]
+"""Conditions on a table's columns, given these."""
+
+
+def select_rows(connection: Connection, table: TableShape, where: Where = lambda _: (), order: Sequence[str] = ()) -> Iterator[list[Any]]:
     """The rows as Python values, read from the database as they are consumed."""
     source = sa.table(table.name, *(sa.column(column.name, _TYPES[column.kind]) for column in table.columns))
     postgresql = connection.dialect.name == "postgresql"
     columns = [sa.cast(source.c[column.name], sa.Text) if postgresql and column.kind == "json" else source.c[column.name] for column in table.columns]
-    query = sa.select(*columns).where(*where).order_by(*(source.c[name] for name in order))
+    query = sa.select(*columns).where(*where(source.c)).order_by(*(source.c[name] for name in order))
     numbers = [number for number, column in enumerate(table.columns) if column.kind == "json" and not postgresql]
     for batch in connection.execute(query.execution_options(yield_per=BATCH)).partitions():
         for found in batch:
