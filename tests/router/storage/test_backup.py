@@ -325,7 +325,7 @@ def _other_revision(members: dict[str, bytes]) -> None:
 
 
 def _other_columns(members: dict[str, bytes]) -> None:
-    members["manifest.json"] = members["manifest.json"].replace(b'"name": "cost"', b'"name": "kost"')
+    members["manifest.json"] = members["manifest.json"].replace(b'"name": "delivered_characters"', b'"name": "delivered_letters"')
 
 
 def _outside(members: dict[str, bytes]) -> None:
