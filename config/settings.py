@@ -47,6 +47,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `idempotency_s` is how long the answer to a request with an `Idempotency-Key` is kept for its retries,
     `tool_memory_s` how long the opaque parts of an answer with tool calls are, for clients of the chat dialect that do not send them back (0: not at all),
     `retention_s` how long stored responses and conversations are after their last use.
+    `ledger_months` is how many whole months `headgate ledger archive` leaves in the ledger where it is not told (None: it must be told).
+    `auto_migrate` upgrades an older database at start instead of refusing it.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
     `trusted_proxies` are the ranges (CIDR) whose `X-Forwarded-For` and client certificates are believed.
     `auth_failures_per_minute` is how many wrong credentials an address may send before it is slowed (0: none is slowed).
@@ -58,6 +60,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     database_url: str | None = None
     durability: Literal["normal", "full"] = "normal"
+    auto_migrate: bool = False
+    ledger_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
     plugins: tuple[str, ...] = ()
     embedder_model: str | None = None
     allow_private_backends: bool = False

@@ -34,7 +34,7 @@ from router import policy_store
 from router.backends import load_kinds, try_policy
 from router.identity.first_keys import FirstKeys, ensure_first_keys
 from router.identity.tenants import DEFAULT_TENANT, list_tenants
-from router.launch import Launch, installed, migrate_state, open_state, socket_path
+from router.launch import Launch, installed, open_state, prepare_state, socket_path
 from router.money.recovery import recover
 from router.policy_in_force import known_price
 from router.tables import reservations, workers
@@ -168,8 +168,8 @@ class Supervisor:
         self._instance = identity.read_text()
 
     def _prepare(self, database: Database) -> FirstKeys:
-        """Migrate, recover what an earlier run of this instance left open, import the policy file, make sure there are keys."""
-        migrate_state(database)
+        """Make the tables or check them, recover what an earlier run of this instance left open, import the policy file, make sure there are keys."""
+        prepare_state(database, self._settings)
         environ = self._launch.environ()
         secret = load_secret(environ, self._settings.home).reveal().encode()
         configured = admin_key(environ, [str(row["name"]) for row in database.read_blocking(list_tenants)])

@@ -10,6 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import SettingsError
 from config.yamlfile import YamlError
+from router.cli import archive as archive  # it adds its commands to `ledger`
+from router.cli.backup import backup, restore
+from router.cli.db import db
 from router.cli.doctor import doctor
 from router.cli.documents import documents
 from router.cli.identity import keys, teams, tenants, users
@@ -24,7 +27,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, teams, users, keys, documents, usage, ledger, doctor):
+for command in (serve, policy, tenants, teams, users, keys, documents, usage, ledger, db, backup, restore, doctor):
     cli.add_command(command)
 
 

@@ -18,7 +18,7 @@ from config.database import Database
 from config.settings import Settings, hide_password
 from router.backends import load_kinds
 from router.identity.tenants import DEFAULT_TENANT, list_tenants
-from router.launch import DEFAULT_POLICY, Launch, migrate_state, open_state
+from router.launch import DEFAULT_POLICY, Launch, open_state, prepare_state
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def find_launch(config: Path | None) -> Launch:
 
 @contextmanager
 def open_home(config: Path | None) -> Iterator[tuple[Launch, Settings, Database]]:
-    """Settings and database of this home, migrated; works beside a running server."""
+    """Settings and database of this home, checked; works beside a running server."""
     launch = find_launch(config)
     settings = launch.settings()
     load_kinds(settings)
@@ -66,14 +66,20 @@ def open_home(config: Path | None) -> Iterator[tuple[Launch, Settings, Database]
 
 
 def open_migrated(settings: Settings) -> Database:
-    """The database of these settings in its newest form. Ends the command with status 1 where it does not answer."""
+    """The database of these settings in its newest form: made where there is none, refused where it is older (`headgate db upgrade`).
+
+    Ends the command with status 1 where it does not answer, with 2 where it is refused.
+    """
     make_home(settings)
     database = open_state(settings)
     try:
-        migrate_state(database)
+        prepare_state(database, settings)
     except (SQLAlchemyError, OSError) as error:
         database.close()
         raise no_database(settings, error) from error
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

@@ -37,6 +37,8 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_WORKERS": "2",
         "HEADGATE_DATABASE_URL": "sqlite:////tmp/x.db",
         "HEADGATE_DURABILITY": "full",
+        "HEADGATE_AUTO_MIGRATE": "true",
+        "HEADGATE_LEDGER_MONTHS": "18",
         "HEADGATE_PLUGINS": "a.py, package.module",
         "HEADGATE_EMBEDDER_MODEL": "123",
         "HEADGATE_ALLOW_PRIVATE_BACKENDS": "yes",
