@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import SettingsError
 from config.yamlfile import YamlError
+from router.cli.alerts import alerts
 from router.cli.doctor import doctor
 from router.cli.documents import documents
 from router.cli.identity import keys, tenants
@@ -24,7 +25,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, keys, documents, usage, ledger, doctor):
+for command in (serve, policy, tenants, keys, documents, usage, ledger, alerts, doctor):
     cli.add_command(command)
 
 
