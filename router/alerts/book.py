@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Double, and_, cast, delete, li
 from sqlalchemy.dialects import postgresql, sqlite
 
 from policies.alerting import reached
-from policies.load import Policy
+from policies.load import Policy, Receiver
 from router.alerts.events import Alert, EventType
 from router.alerts.tables import budget_alerts as table
 from router.ids import fresh_id
@@ -57,26 +57,27 @@ def found(connection: Connection, policy: Policy, periods: Collection[str], refu
     return [alert for key, alert in wanted.items() if key not in known]
 
 
-def _new(counter: Counter, kind: EventType, share: float, receiver: str, amounts: tuple[int, int, int], now: float) -> Alert:
+def _new(counter: Counter, kind: EventType, share: float, receiver: Receiver, amounts: tuple[int, int, int], now: float) -> Alert:
     spent, reserved, cap = amounts
-    values = {
-        **counter._asdict(),
-        "id": fresh_id(),
-        "type": kind,
-        "share": share,
-        "receiver": receiver,
-        "spent": spent,
-        "reserved": reserved,
-        "cap": cap,
-        "state": "pending",
-        "tries": 0,
-        "next_try_at": now,
-        "worker": "",
-        "error": None,
-        "created_at": now,
-        "delivered_at": None,
-    }
-    return msgspec.convert(values, Alert)
+    return Alert(
+        id=fresh_id(),
+        type=kind,
+        tenant=counter.tenant,
+        scope=counter.scope,
+        period=counter.period,
+        share=share,
+        receiver=receiver,
+        spent=spent,
+        reserved=reserved,
+        cap=cap,
+        state="pending",
+        tries=0,
+        next_try_at=now,
+        worker="",
+        error=None,
+        created_at=now,
+        delivered_at=None,
+    )
 
 
 def _counters(connection: Connection, periods: Collection[str], lowest: float | None) -> Iterable[tuple[Counter, int, int, int]]:
@@ -111,7 +112,7 @@ def write_down(connection: Connection, alerts: Sequence[Alert]) -> None:
 def due(connection: Connection, now: float, limit: int = AT_ONCE) -> list[Alert]:
     """Rows that may be claimed now, those that have waited longest first."""
     query = select(table).where(table.c.state == "pending", _free(now), table.c.created_at > now - GIVEN_UP_AFTER_S)
-    return [msgspec.convert(dict(row), Alert) for row in connection.execute(query.order_by(table.c.next_try_at).limit(limit)).mappings()]
+    return [Alert(**row) for row in connection.execute(query.order_by(table.c.next_try_at).limit(limit)).mappings()]
 
 
 def claim(connection: Connection, alert: Alert, worker: str, now: float) -> Alert | None:
@@ -151,7 +152,7 @@ def listed(connection: Connection, tenant: str | None = None, limit: int = 100) 
     query = select(table).order_by(table.c.created_at.desc(), table.c.id).limit(limit)
     if tenant is not None:
         query = query.where(table.c.tenant == tenant)
-    return [msgspec.convert(dict(row), Alert) for row in connection.execute(query).mappings()]
+    return [Alert(**row) for row in connection.execute(query).mappings()]
 
 
 def _free(now: float) -> ColumnElement[bool]:
