@@ -131,7 +131,7 @@ def delivered(connection: Connection, alert: Alert, now: float) -> None:
 
 def failed(connection: Connection, claimed: Alert, error: str, now: float) -> None:
     """Give the row back, to be tried again after a pause that doubles. Does nothing where the lease is another's by now."""
-    mine = (table.c.id == claimed.id, table.c.state == "pending", table.c.tries == claimed.tries, table.c.worker == claimed.worker)
+    mine = (table.c.id == claimed.id, table.c.state == "pending", table.c.tries == claimed.tries)  # each claim counts a try: it is the lease's number
     connection.execute(update(table).where(*mine).values(worker="", error=error, next_try_at=now + pause_s(claimed.tries)))
 
 

@@ -80,7 +80,9 @@ def run_test(tenant: str | None, config: Path | None, as_json: bool) -> None:
         print_json({receiver: {**msgspec.to_builtins(answer), "ok": answer.error is None} for receiver, answer in answers.items()})
     else:
         for receiver, answer in answers.items():
-            click.echo(f"{'ok  ' if answer.error is None else 'FAIL'}  {receiver} {answer.host}: {answer.error or f'answered {answer.status}'} ({answer.ms:.0f} ms)")
+            click.echo(
+                f"{'ok  ' if answer.error is None else 'FAIL'}  {receiver} {answer.host}: {answer.error or f'answered {answer.status}'} ({answer.ms:.0f} ms)"
+            )
     sys.exit(1 if any(answer.error is not None for answer in answers.values()) else 0)
 
 

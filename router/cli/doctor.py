@@ -142,7 +142,9 @@ def _alerts(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
     for name, alerts in receivers.items():
         if alerts is not None:
             problem = secret_problem(alerts, environ)
-            findings.append(Finding(f"alerts{name}", "note" if problem else "ok", f"{host_of(alerts)}: {problem or 'a secret is set; try headgate alerts test'}"))
+            findings.append(
+                Finding(f"alerts{name}", "note" if problem else "ok", f"{host_of(alerts)}: {problem or 'a secret is set; try headgate alerts test'}")
+            )
     return findings
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from tests.docs.reading import blocks, page
 
-SECRET = "a-secret-for-alerts-7Qx2"  # noqa: S105
+SECRET = "a-secret-for-alerts-7Qx2"
 Behaviour = Callable[[dict[str, Any]], Awaitable[web.Response]]
 
 

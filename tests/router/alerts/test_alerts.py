@@ -112,6 +112,7 @@ async def test_a_share_that_is_spent_is_told_once_and_signed(database: Database,
         await watched.look()
         clock.now += 100
     (row,) = await alerts_of(database)
+    assert await database.read(lambda c: book.found(c, policy(receiver.url), {DAY, MONTH}, {}, clock.now)) == []  # so nothing is written
     assert receiver.events == [
         {
             "id": row.id,
@@ -505,7 +506,10 @@ async def test_no_log_line_holds_the_secret_or_the_path_of_a_receiver(database: 
         await watch(database, policy(dead, at="[0.5]"), clock).look()
         clock.now += 10
         await watch(database, policy(receiver.url, at="[0.5]"), clock).look()
-    assert [(line["event"], line["host"], line["tenant"]) for line in lines] == [("alert_failed", "127.0.0.1", "acme"), ("alert_delivered", "127.0.0.1", "acme")]
+    assert [(line["event"], line["host"], line["tenant"]) for line in lines] == [
+        ("alert_failed", "127.0.0.1", "acme"),
+        ("alert_delivered", "127.0.0.1", "acme"),
+    ]
     assert SECRET not in str(lines)
     assert "path-secret" not in str(lines) + str(await alerts_of(database))
 
