@@ -12,7 +12,7 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
 from router.gateway import Gateway
-from router.http import admin, chat, conversations, docs, embeddings, explain, files, health, messages, models, moderations, responses, vector_stores
+from router.http import admin, chat, conversations, docs, embeddings, explain, files, health, messages, models, moderations, responses, usage, vector_stores
 from router.http.errors import ApiError
 from router.http.middleware import Authenticate, RequestId, id_headers
 from router.http.openapi import openapi_config
@@ -61,6 +61,7 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
             *files.handlers,
             *vector_stores.handlers,
             *admin.handlers,
+            *usage.handlers,
         ],
         middleware=[RequestId(), Authenticate()],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},

@@ -51,6 +51,7 @@ class Candidate(Struct, frozen=True):
     embedder: TextEmbedder
     clearance: DataClass
     price: Price
+    price_version: str
 
 
 class EmbeddingExchange:
@@ -146,6 +147,9 @@ class EmbeddingExchange:
             rule="pin",
             started_at=time.time(),
             purpose="embedding",
+            team=self.principal.team,
+            user=self.principal.user,
+            price_version=chosen.price_version,
         )
         budget = self.tenant.budget_usd
         caps = Caps(day=_picodollars(budget.day), month=_picodollars(budget.month))
@@ -177,10 +181,10 @@ class EmbeddingExchange:
 def candidates(gateway: Gateway, active: ActivePolicy) -> dict[str, Candidate]:
     """Every embedder by its name: this machine's own, and those of the policy."""
     local = LocalEmbedder(gateway.settings.embedder_model, gateway.compute)
-    found = {local.name: Candidate(local, "restricted", FREE)}
+    found = {local.name: Candidate(local, "restricted", FREE, "local")}
     for name, embedder in active.embedders.items():
         configured = active.policy.embedders[name]
-        found[name] = Candidate(embedder, configured.clearance, configured.price)
+        found[name] = Candidate(embedder, configured.clearance, configured.price, active.embedder_prices[name])
     return found
 
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from config.settings import Settings, hide_password
 from router import auth
 from router.backends import load_kinds
 from router.launch import DEFAULT_POLICY, Launch, migrate_state, open_state
+from router.money.periods import parse_moment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -126,10 +126,9 @@ def moment(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        parsed = datetime.fromisoformat(text)
+        return parse_moment(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a date (2026-11-21) or a time (2026-11-21T08:00:00+00:00)") from error
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+        raise click.BadParameter(str(error)) from error
 
 
 def period_options(command: Command) -> Command:

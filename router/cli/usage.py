@@ -10,29 +10,47 @@ import click
 import msgspec
 from sqlalchemy import Connection
 
+from adapters.cost import usd_float
 from router.cli.common import config_option, json_option, moment, open_home, period_options, print_json, print_table, require_tenant
 from router.money import reports
 
 
 @click.command()
 @period_options
+@click.option("--by", help=f"What to group by, separated by commas: {', '.join(reports.GROUPINGS)} (default: {','.join(reports.DEFAULT_GROUPS)}).")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @config_option
 @json_option
-def usage(tenant: str | None, since: str | None, until: str | None, config: Path | None, as_json: bool) -> None:
-    """Tokens and cost by tenant, backend and model, and the budgets' counters."""
+def usage(tenant: str | None, since: str | None, until: str | None, by: str | None, form: str, config: Path | None, as_json: bool) -> None:
+    """Tokens, cost and the cost that routing avoided, and the budgets' counters."""
     start, end = moment(since), moment(until)
+    try:
+        groups = reports.grouping(by)
+    except reports.UnknownGroup as error:
+        raise click.BadParameter(str(error), param_hint="--by") from error
     with open_home(config) as (_, _, database):
         if tenant is not None:
             require_tenant(database, tenant)
-        lines = database.read_blocking(lambda connection: reports.usage(connection, tenant=tenant, since=start, until=end))
+        lines = database.read_blocking(lambda connection: reports.usage(connection, tenant=tenant, since=start, until=end, by=groups))
         counters = database.read_blocking(lambda connection: reports.budget_lines(connection, tenant))
-    if as_json:
-        print_json({"data": lines, "budgets": counters})
+    if as_json or form == "json":
+        print_json({"data": [line.shown() for line in lines], "budgets": counters})
+        return
+    if form == "csv":
+        click.echo(reports.usage_csv(groups, lines), nl=False)
         return
     print_table(
-        ["TENANT", "BACKEND", "MODEL", "REQUESTS", "INPUT", "OUTPUT", "USD", "ESTIMATED"],
+        [*(name.upper() for name in groups), "REQUESTS", "INPUT", "OUTPUT", "USD", "AVOIDED USD", "ESTIMATED"],
         [
-            [line.tenant, line.backend, line.model, line.requests, line.input_tokens, line.output_tokens, f"{line.cost_usd:.6f}", line.estimated]
+            [
+                *line.by.values(),
+                line.sums["requests"],
+                line.sums["input_tokens"],
+                line.sums["output_tokens"],
+                f"{usd_float(line.sums['cost']):.6f}",
+                f"{usd_float(line.avoided):.6f}",
+                line.sums["estimated"],
+            ]
             for line in lines
         ],
     )

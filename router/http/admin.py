@@ -1,4 +1,4 @@
-"""Administration: the policy's life, tenants, keys, usage, backends."""
+"""Administration: the policy's life, tenants, keys, backends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from router.backends import try_backends
 from router.embedding import candidates
 from router.http.context import HttpRequest, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
-from router.money import reports
+from router.http.scope import tenant_scope
 from router.policy_in_force import known_price
 
 if TYPE_CHECKING:
-    from policies.access import Principal
     from router.gateway import Gateway
 
 YAML = "application/yaml"
@@ -159,7 +158,7 @@ async def get_tenants(request: HttpRequest) -> dict[str, Any]:
     """All of them for the platform's keys; a tenant's own keys see their tenant."""
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "tenants.read")
-    scope = _scope(principal, None)
+    scope = tenant_scope(principal, None)
     return {"data": await gateway.database.read(lambda connection: auth.list_tenants(connection, scope))}
 
 
@@ -181,7 +180,7 @@ async def post_tenant(request: HttpRequest) -> dict[str, Any]:
 async def get_keys(request: HttpRequest, tenant: FromQuery[str | None] = None) -> dict[str, Any]:
     gateway, principal = gateway_of(request), principal_of(request)
     gateway.require(principal, "keys.read")
-    scope = _scope(principal, tenant)
+    scope = tenant_scope(principal, tenant)
     return {"data": await gateway.database.read(lambda connection: auth.list_keys(connection, scope))}
 
 
@@ -223,30 +222,7 @@ async def revoke_key(request: HttpRequest, key_id: FromPath[str]) -> auth.KeyInf
         raise ApiError(404, "key_not_found", f"{error}.") from error
 
 
-# --- usage and backends ----------------------------------------------------------------------------------------------------------------------
-
-
-@get("/admin/usage", tags=["usage"], summary="Tokens and cost by tenant, backend and model")
-async def get_usage(
-    request: HttpRequest, tenant: FromQuery[str | None] = None, since: FromQuery[float | None] = None, until: FromQuery[float | None] = None
-) -> dict[str, Any]:
-    """Totals of the ledger over `[since, until)` (seconds since the epoch), and the budgets' counters. A tenant sees its own."""
-    gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "usage.read")
-    scope = _scope(principal, tenant)
-    lines = await gateway.database.read(lambda connection: reports.usage(connection, tenant=scope, since=since, until=until))
-    counters = await gateway.database.read(lambda connection: reports.budget_lines(connection, scope))
-    return {"data": lines, "budgets": counters}
-
-
-@get("/admin/ledger", tags=["usage"], summary="The ledger's newest rows")
-async def get_ledger(
-    request: HttpRequest, tenant: FromQuery[str | None] = None, request_id: FromQuery[str | None] = None, limit: FromQuery[int] = 100
-) -> dict[str, Any]:
-    gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "ledger.read")
-    scope, rows = _scope(principal, tenant), max(1, min(limit, 1000))
-    return {"data": await gateway.database.read(lambda connection: reports.ledger_rows(connection, tenant=scope, request_id=request_id, limit=rows))}
+# --- backends -------------------------------------------------------------------------------------------------------------------------------
 
 
 @get("/admin/backends", tags=["operations"], summary="What is configured, and whether it is ready")
@@ -283,15 +259,6 @@ async def get_backends(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _scope(principal: Principal, tenant: str | None) -> str | None:
-    """The tenant a principal may look at: an operator any, everybody else their own."""
-    if principal.platform:
-        return tenant
-    if tenant is not None and tenant != principal.tenant:
-        raise ApiError(404, "tenant_not_found", f"No tenant {tenant!r}.", param="tenant")
-    return principal.tenant
-
-
 handlers = (
     get_policy,
     put_policy,
@@ -303,7 +270,5 @@ handlers = (
     get_keys,
     post_key,
     revoke_key,
-    get_usage,
-    get_ledger,
     get_backends,
 )

@@ -18,7 +18,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from config.database import Database
-from router.money.books import INSERT_LEDGER, INSERT_RESERVATION, check_caps, close, correct, ledger_row, touch
+from router.money.books import INSERT_RESERVATION, check_caps, close, correct, ledger_row, touch, write_rows
 from router.money.settlement import AttemptPlan, Booking, Caps, Settlement
 from router.tables import budgets
 
@@ -96,11 +96,12 @@ class Accounting:
             # The reservation first, then the counters: the order of every other work, so that none waits for another in a circle.
             if close(connection, booking) is not None:
                 touch(connection, booking, reserved=plan.amount - booking.plan.amount, spent=settlement.cost)
-                connection.execute(INSERT_LEDGER, row)
+                connection.execute(INSERT_RESERVATION, self._reservation_row(following))
+                write_rows(connection, [row])
             else:
                 correct(connection, booking, row)
                 touch(connection, booking, reserved=plan.amount, spent=0)
-            connection.execute(INSERT_RESERVATION, self._reservation_row(following))
+                connection.execute(INSERT_RESERVATION, self._reservation_row(following))
 
         await self._database.write(work)
         booking.attempt, booking.plan = following.attempt, following.plan
@@ -115,7 +116,7 @@ class Accounting:
                 correct(connection, booking, row)
             elif closed.attempt == booking.attempt:
                 touch(connection, booking, reserved=-closed.amount, spent=settlement.cost, force=True)
-                connection.execute(INSERT_LEDGER, row)
+                write_rows(connection, [row])
             else:  # the next attempt was booked and nobody learned of it, so this one is booked too and the next one never began
                 touch(connection, booking, reserved=-closed.amount, spent=0, force=True)
 

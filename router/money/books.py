@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,13 +13,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.types import Usage
 from router.ids import fresh_id
-from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Settlement
+from router.money.rollup import roll_up
+from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Settlement, list_cost
 from router.tables import UNCAPPED, budgets, ledger, reservations
 
 log = structlog.get_logger("headgate.accounting")
 
 LONGEST_NAME = 1_000
 """Characters of a provider's name in a ledger row; whatever a provider says beyond that is cut off."""
+
+
+_LARGEST_NUMBER = 2**62
 
 
 class BudgetExceeded(Exception):
@@ -57,6 +62,8 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
         "purpose": plan.purpose,
         "entry": entry,
         "tenant": booking.tenant,
+        "team": plan.team,
+        "user_id": plan.user,
         "key_id": booking.key_id,
         "backend": plan.backend,
         "provider": plan.provider,
@@ -65,28 +72,45 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
         "outcome": settlement.outcome,
         "error": settlement.error,
         "usage_source": usage.source,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_read_input_tokens": usage.cache_read_input_tokens,
-        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
-        "reasoning_output_tokens": usage.reasoning_output_tokens,
+        "input_tokens": _count(usage.input_tokens),
+        "output_tokens": _count(usage.output_tokens),
+        "cache_read_input_tokens": _count(usage.cache_read_input_tokens),
+        "cache_creation_input_tokens": _count(usage.cache_creation_input_tokens),
+        "reasoning_output_tokens": _count(usage.reasoning_output_tokens),
+        "audio_input_tokens": _count(usage.audio_input_tokens),
+        "audio_output_tokens": _count(usage.audio_output_tokens),
+        "audio_cache_read_input_tokens": _count(usage.audio_cache_read_input_tokens),
         "delivered_characters": settlement.delivered_characters,
         "cost": settlement.cost,
+        "list_cost": list_cost(plan, settlement),
         "reserved": plan.amount,
         "price": msgspec.json.encode(plan.price).decode(),
+        "price_version": plan.price_version,
         "rule": plan.rule,
         "policy_version": booking.policy_version,
         "started_at": plan.started_at,
         "ended_at": settlement.ended_at,
+        "booked_at": time.time(),
     }
     return {column: _storable(value) for column, value in row.items()}
+
+
+def _count(tokens: int) -> int:
+    return min(tokens, LARGEST_COUNT)
 
 
 def _storable(value: object) -> object:
     """A value as both databases take it: PostgreSQL refuses a NUL, both a lone surrogate, and an integer has 64 bits."""
     if isinstance(value, str):
         return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
-    return max(-LARGEST_COUNT, min(value, LARGEST_COUNT)) if isinstance(value, int) else value
+    return max(-_LARGEST_NUMBER, min(value, _LARGEST_NUMBER)) if isinstance(value, int) else value
+
+
+def write_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Book rows in the ledger, and their sums with them. Last in its transaction, after the counters: all works take their locks in that order."""
+    if rows:
+        connection.execute(INSERT_LEDGER, rows)
+        roll_up(connection, rows)
 
 
 def check_caps(booking: Booking, amount: int) -> None:
@@ -120,8 +144,12 @@ _ADDITIVE = (
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
     "reasoning_output_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "audio_cache_read_input_tokens",
     "delivered_characters",
     "cost",
+    "list_cost",
 )
 
 
@@ -144,7 +172,7 @@ def correct(connection: Connection, booking: Booking, row: dict[str, object]) ->
         return  # settled before: settling is idempotent
     difference = {column: _number(row[column]) - sum(_number(entry[column]) for entry in booked) for column in _ADDITIVE}
     touch(connection, booking, reserved=0, spent=difference["cost"], force=True)
-    connection.execute(INSERT_LEDGER, {**row, **difference, "entry": "correction", "reserved": 0})
+    write_rows(connection, [{**row, **difference, "entry": "correction", "reserved": 0}])
 
 
 def _number(value: object) -> int:
@@ -159,20 +187,22 @@ def recover(connection: Connection, worker: str, now: float) -> int:
     """
     # All reservations first and in one order, then the counters in one order: two that recover or settle at the same time never wait in a circle.
     held = select(reservations).where(reservations.c.worker == worker).order_by(reservations.c.request_id, reservations.c.purpose).with_for_update()
-    settled = 0
+    settled: list[dict[str, object]] = []
     for row in sorted(connection.execute(held).mappings().all(), key=lambda row: (str(row["tenant"]), str(row["request_id"]))):
         try:
             with connection.begin_nested():
-                _recover_one(connection, row, now)
+                booked = _recover_one(connection, row, now)
         except (SQLAlchemyError, ValueError, OverflowError) as error:
             log.error("reservation_not_recovered", request_id=row["request_id"], error=type(error).__name__)
         else:
-            settled += 1
-    return settled
+            settled.append(booked)
+    # After every counter, as in all works.
+    roll_up(connection, settled)
+    return len(settled)
 
 
-def _recover_one(connection: Connection, row: Mapping[Any, Any], now: float) -> None:
-    """Raises `ValueError` for a plan that cannot be read (of another release), and whatever the database refuses."""
+def _recover_one(connection: Connection, row: Mapping[Any, Any], now: float) -> dict[str, object]:
+    """The row that was booked, not yet summed up. Raises `ValueError` for a plan that cannot be read (of another release), and whatever the database refuses."""
     plan = msgspec.json.decode(row["plan"], type=AttemptPlan)
     booking = Booking(
         request_id=row["request_id"],
@@ -202,4 +232,6 @@ def _recover_one(connection: Connection, row: Mapping[Any, Any], now: float) -> 
             .where(budgets.c.tenant == booking.tenant, budgets.c.period == period)
             .values(spent=budgets.c.spent + plan.amount, reserved=budgets.c.reserved - plan.amount)
         )
-    connection.execute(INSERT_LEDGER, ledger_row(booking, settlement, "recovery"))
+    booked = ledger_row(booking, settlement, "recovery")
+    connection.execute(INSERT_LEDGER, booked)
+    return booked

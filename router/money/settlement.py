@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from adapters.cost import cost
+from adapters.cost import cost, upper_bound
 from adapters.errors import BackendError
 from adapters.types import AttemptRecord, Usage
 from config.prices import Price
@@ -16,8 +17,8 @@ from config.prices import Price
 LARGEST_AMOUNT = 10**17
 """Picodollars (100,000 USD): an attempt that could cost more is refused, so that no sum of the books leaves 64 bits."""
 
-LARGEST_COUNT = 2**62
-"""What a number in a ledger row holds at most; whatever a provider says beyond that is cut off."""
+LARGEST_COUNT = 10**12
+"""Tokens in a ledger row at most; whatever a provider says beyond that is cut off, so that no sum of them leaves 64 bits."""
 
 Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
@@ -34,7 +35,11 @@ class Caps(Struct, frozen=True):
 
 
 class AttemptPlan(Struct, frozen=True):
-    """What an attempt may cost at most, known before the call. A booking's attempts share their purpose. `amount` is in picodollars, the bounds in tokens."""
+    """What an attempt may cost at most, known before the call. A booking's attempts share their purpose. `amount` is in picodollars, the bounds in tokens.
+
+    `team` and `user` are those for whom the key acts, empty for none. `price_version` says where the price is from. `list_price` is that of the dearest
+    backend that the request could have gone to, where that is another one: what the answer's list cost is reckoned by.
+    """
 
     backend: str
     provider: str
@@ -46,6 +51,10 @@ class AttemptPlan(Struct, frozen=True):
     rule: str
     started_at: float
     purpose: Purpose = "answer"
+    team: str = ""
+    user: str = ""
+    price_version: str = ""
+    list_price: Price | None = None
 
 
 class Booking(Struct):
@@ -108,6 +117,26 @@ def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | No
         error=error.code if isinstance(error, BackendError) else (type(error).__name__ if isinstance(error, Exception) else None),
         ended_at=record.ended_at or time.time(),
     )
+
+
+def dearest(plan: AttemptPlan, prices: Iterable[Price]) -> Price | None:
+    """Of these prices the one at which the plan could cost the most, if that is more than at its own."""
+    most, found = upper_bound(plan.input_bound, plan.output_bound, plan.price), None
+    for price in prices:
+        bound = upper_bound(plan.input_bound, plan.output_bound, price)
+        if bound > most:
+            most, found = bound, price
+    return found
+
+
+def list_cost(plan: AttemptPlan, settlement: Settlement) -> int:
+    """What the answer would have cost at the dearest backend the request could have gone to, in picodollars; never less than it did cost.
+
+    Routing avoids cost only where it brought an answer: of whatever failed, and of what is no answer, it is the cost.
+    """
+    if plan.list_price is None or plan.purpose != "answer" or settlement.outcome not in ("ok", "blocked"):
+        return settlement.cost
+    return max(settlement.cost, min(cost(settlement.usage, plan.list_price), LARGEST_AMOUNT))
 
 
 def unmeasured(booking: Booking, settlement: Settlement) -> Settlement:
