@@ -21,6 +21,7 @@ Action: TypeAlias = Literal[
     "route.explain",
     "usage.read",
     "ledger.read",
+    "ledger.write",
     "policy.read",
     "policy.write",
     "backends.read",

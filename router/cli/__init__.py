@@ -15,7 +15,8 @@ from router.cli.documents import documents
 from router.cli.identity import keys, tenants
 from router.cli.policy import policy
 from router.cli.serve import serve
-from router.cli.usage import ledger, usage
+from router.cli.reconcile import ledger
+from router.cli.usage import usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
