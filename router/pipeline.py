@@ -200,9 +200,9 @@ class Exchange:
         """
         assert self.decision is not None
         names, complexity = set(self.decision.candidates), self.active.policy.file.complexity
-        if complexity is not None and self.rule == "complexity" and complexity.strong not in names:
-            if permitted(self.active.policy, self.features, self.state(), complexity.strong):
-                names.add(complexity.strong)
+        strong = complexity.strong if complexity is not None and self.rule == "complexity" else None
+        if strong is not None and strong not in names and permitted(self.active.policy, self.features, self.state(), strong):
+            names.add(strong)
         prices = [self.active.price(name) for name in names if name != plan.backend]
         return dearest(plan, prices)
 

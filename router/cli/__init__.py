@@ -14,8 +14,9 @@ from router.cli.doctor import doctor
 from router.cli.documents import documents
 from router.cli.identity import keys, tenants
 from router.cli.policy import policy
-from router.cli.serve import serve
 from router.cli.reconcile import ledger
+from router.cli.serve import serve
+from router.cli.statement import statement
 from router.cli.usage import usage
 
 
@@ -25,7 +26,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, keys, documents, usage, ledger, doctor):
+for command in (serve, policy, tenants, keys, documents, usage, statement, ledger, doctor):
     cli.add_command(command)
 
 

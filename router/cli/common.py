@@ -17,7 +17,7 @@ from config.database import Database
 from config.settings import Settings, hide_password
 from router import auth
 from router.backends import load_kinds
-from router.launch import DEFAULT_POLICY, Launch, migrate_state, open_state
+from router.launch import DEFAULT_POLICY, Launch, installed, migrate_state, open_state
 from router.money.periods import parse_moment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -145,6 +145,17 @@ def period_options(command: Command) -> Command:
 def fail(message: str) -> click.ClickException:
     """An error that ends the command with status 1."""
     return click.ClickException(message)
+
+
+def has(module: str) -> bool:
+    """Whether a module of an extra is installed."""
+    return installed(module)
+
+
+def require_reports(what: str, module: str = "reportlab") -> None:
+    """Ends the command with status 1 where the extra is not installed."""
+    if not has(module):
+        raise fail(f"{what} needs the extra reports: pip install 'headgate[reports]'")
 
 
 def set_variables(values: dict[str, str | None]) -> None:

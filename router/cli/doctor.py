@@ -22,7 +22,12 @@ from router.launch import Launch, open_state, socket_path
 from router.policy_in_force import known_price
 from router.telemetry import circuits
 
-EXTRAS = {"documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"), "local": ("torch", "transformers"), "postgres": ("asyncpg",)}
+EXTRAS = {
+    "documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"),
+    "local": ("torch", "transformers"),
+    "postgres": ("asyncpg",),
+    "reports": ("pyarrow", "reportlab"),
+}
 
 
 class Finding(Struct, frozen=True):

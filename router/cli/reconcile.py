@@ -65,6 +65,8 @@ def reconcile(file: Path, provider: str, apply: bool, every: bool, config: Path 
 
 
 def _line(difference: Difference) -> list[object]:
-    fields = ", ".join(f"{name} {ours:g} -> {theirs:g}" if name == "cost_usd" else f"{name} {ours} -> {theirs}" for name, (ours, theirs) in difference.fields.items())
+    fields = ", ".join(
+        f"{name} {ours:g} -> {theirs:g}" if name == "cost_usd" else f"{name} {ours} -> {theirs}" for name, (ours, theirs) in difference.fields.items()
+    )
     note = "corrected" if difference.booked else difference.detail
     return [_WORDS[difference.kind], difference.name, difference.attempt, "yes" if difference.estimated else "", fields, note]

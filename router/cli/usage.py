@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
 import click
-import msgspec
 from sqlalchemy import Connection
 
 from adapters.cost import usd_float
-from router.cli.common import config_option, json_option, moment, open_home, period_options, print_json, print_table, require_tenant
-from router.money import reports
+from router.cli.common import config_option, json_option, moment, open_home, period_options, print_json, print_table, require_reports, require_tenant
+from router.money import chargeback, reports
 
 
 @click.command()
@@ -70,21 +68,32 @@ def ledger() -> None:
 
 @ledger.command("export")
 @period_options
-@click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
+@click.option("--format", "form", type=click.Choice(["jsonl", "csv", "parquet"]), default="jsonl", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file to write, whole or not at all (default: standard output).")
 @config_option
-def export(tenant: str | None, since: str | None, until: str | None, form: str, config: Path | None) -> None:
-    """Write the rows to standard output, oldest first; `cost` and `reserved` are in picodollars (1e-12 USD)."""
+def export(tenant: str | None, since: str | None, until: str | None, form: str, out: Path | None, config: Path | None) -> None:
+    """Write the rows, oldest first; `cost`, `list_cost` and `reserved` are in picodollars (1e-12 USD)."""
     start, end = moment(since), moment(until)
+    if form == "parquet":
+        if out is None:
+            raise click.UsageError("Parquet needs --out FILE")
+        require_reports("Parquet", "pyarrow")
 
     def write(connection: Connection) -> None:
-        table = csv.writer(sys.stdout)
-        for number, row in enumerate(reports.ledger_export(connection, tenant=tenant, since=start, until=end)):
-            if form == "jsonl":
-                click.echo(msgspec.json.encode(row).decode())
-                continue
-            if number == 0:
-                table.writerow(row)
-            table.writerow(row.values())
+        rows = reports.ledger_export(connection, tenant=tenant, since=start, until=end)
+        if out is None:
+            (chargeback.write_csv if form == "csv" else chargeback.write_jsonl)(rows, sys.stdout)
+            return
+        part = out.with_name(f"{out.name}.part")
+        try:
+            if form == "parquet":
+                chargeback.write_parquet(rows, part)
+            else:
+                with part.open("w", encoding="utf-8", newline="") as file:
+                    (chargeback.write_csv if form == "csv" else chargeback.write_jsonl)(rows, file)
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
 
     with open_home(config) as (_, _, database):
         if tenant is not None:

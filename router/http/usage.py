@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from litestar import Response, get, post
-from litestar.params import FromQuery
+from litestar import MediaType, Response, get, post
+from litestar.params import FromPath, FromQuery
 
 from router.http.context import HttpRequest, gateway_of, principal_of
 from router.http.errors import ApiError
 from router.http.scope import tenant_scope
+from router.launch import installed
 from router.money import reports
 from router.money.exports import InvalidExport, parse_export
-from router.money.periods import parse_moment
+from router.money.periods import Month, parse_moment, parse_month
 from router.money.reconciliation import NoSuchProvider, NotByRequest, Reconciliation, reconcile
+from router.money.statement import NoSuchTenant, make_statement
+from router.money.statement_markdown import inside, markdown
 
 if TYPE_CHECKING:
     from config.database import Database
 
 CSV = "text/csv; charset=utf-8"
+
+_ONE_AT_A_TIME = ThreadPoolExecutor(1, "headgate-statements")
+"""Of a worker: statements of large months wait for each other, and nothing else waits for them."""
 
 
 @get("/admin/usage", tags=["usage"], summary="Tokens and cost, grouped as asked, and the budgets' counters")
@@ -59,6 +66,49 @@ async def get_ledger(
     gateway.require(principal, "ledger.read")
     scope, rows = tenant_scope(principal, tenant), max(1, min(limit, 1000))
     return {"data": await gateway.database.read(lambda connection: reports.ledger_rows(connection, tenant=scope, request_id=request_id, limit=rows))}
+
+
+@get("/admin/statements/{tenant:str}/{month:str}", tags=["usage"], summary="A tenant's statement of a month", media_type=MediaType.TEXT)
+async def get_statement(request: HttpRequest, tenant: FromPath[str], month: FromPath[str], format: FromQuery[str] = "json") -> Response[Any]:
+    """Cost by team, model and day, the budget, what is estimated, and a hash of the ledger's rows. `month` is as 2026-11; `format` is json, md (with its plot
+    inside) or pdf. A tenant sees its own.
+    """
+    gateway, principal = gateway_of(request), principal_of(request)
+    gateway.require(principal, "usage.read")
+    scope = tenant_scope(principal, tenant)
+    require_format(format, ("json", "md", "pdf"))
+    try:
+        wanted = parse_month(month)
+    except ValueError as error:
+        raise ApiError(400, "invalid_request", f"month: {error}.", param="month") from error
+    if format == "pdf" and not installed("reportlab"):
+        raise ApiError(503, "reports_unavailable", "PDF cannot be made here: install headgate[reports] and restart.")
+    assert scope is not None
+    try:
+        content = await asyncio.get_running_loop().run_in_executor(_ONE_AT_A_TIME, _statement, gateway.database, scope, wanted, format)
+    except NoSuchTenant as error:
+        raise ApiError(404, "tenant_not_found", f"No tenant {tenant!r}.", param="tenant") from error
+    if format == "json":
+        return Response(content, media_type=MediaType.JSON)
+    name = {"content-disposition": f'attachment; filename="statement-{scope}-{wanted.name}.{format}"'}
+    return Response(content, media_type="application/pdf" if format == "pdf" else "text/markdown; charset=utf-8", headers=name)
+
+
+def _statement(database: Database, tenant: str, month: Month, form: str) -> Any:
+    """Reading and hashing a month of rows takes a while: not on the loop."""
+    made = database.read_blocking(lambda connection: make_statement(connection, tenant, month))
+    if form == "json":
+        return made.shown()
+    if form == "pdf":
+        from router.money.statement_pdf import pdf
+
+        return pdf(made)
+    plot = None
+    if installed("reportlab"):
+        from router.money.spend_plot import svg
+
+        plot = inside(svg(made))
+    return markdown(made, plot)
 
 
 @post("/admin/ledger/reconcile", status_code=200, tags=["usage"], summary="Compare the ledger with a provider's usage export")
@@ -106,4 +156,4 @@ def require_format(form: str, known: tuple[str, ...]) -> None:
         raise ApiError(400, "invalid_request", f"format: {form!r} is not one of {', '.join(known)}.", param="format")
 
 
-handlers = (get_usage, get_ledger, reconcile_ledger)
+handlers = (get_usage, get_ledger, get_statement, reconcile_ledger)

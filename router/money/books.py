@@ -107,7 +107,7 @@ def _storable(value: object) -> object:
 
 
 def write_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Book rows in the ledger, and their sums with them. Last in its transaction, after the counters: all works take their locks in that order."""
+    """Book rows in the ledger, and add them to its sums. Last in its transaction, after the counters: all works take their locks in that order."""
     if rows:
         connection.execute(INSERT_LEDGER, rows)
         roll_up(connection, rows)
@@ -202,7 +202,7 @@ def recover(connection: Connection, worker: str, now: float) -> int:
 
 
 def _recover_one(connection: Connection, row: Mapping[Any, Any], now: float) -> dict[str, object]:
-    """The row that was booked, not yet summed up. Raises `ValueError` for a plan that cannot be read (of another release), and whatever the database refuses."""
+    """The row as booked, not yet summed up. Raises `ValueError` for a plan that cannot be read (of another release), and whatever the database refuses."""
     plan = msgspec.json.decode(row["plan"], type=AttemptPlan)
     booking = Booking(
         request_id=row["request_id"],

@@ -137,7 +137,7 @@ def _named(headings: Iterable[str]) -> dict[str, str]:
 
 def _require(named: Mapping[str, str], single: bool) -> None:
     if "sku" in named and not single:
-        needed = ("moment", "amount")
+        needed: tuple[str, ...] = ("moment", "amount")
     elif single:
         needed = ("output_tokens",)
     else:

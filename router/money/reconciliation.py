@@ -101,7 +101,9 @@ def reconcile(database: Database, export: Export, provider: str, *, apply: bool 
     result = Reconciliation(provider=provider, by=export.by, compared=len(export.rows))
     if export.by == "day":
         if apply:
-            raise NotByRequest("this export tells sums by day and model, and no single request: nothing can be booked from it. Leave out apply to see what differs")
+            raise NotByRequest(
+                "this export tells sums by day and model, and no single request: nothing can be booked from it. Leave out apply to see what differs"
+            )
         database.read_blocking(lambda connection: _compare_days(connection, export, provider, result))
         return result
     pairs, rest = database.read_blocking(lambda connection: _paired(connection, export, provider))
@@ -149,18 +151,18 @@ def _paired(connection: Connection, export: Export, provider: str) -> tuple[list
     attempts: dict[AttemptKey, _Ours] = {}
     strong: dict[str, set[AttemptKey]] = {}
     weak: dict[str, set[AttemptKey]] = {}
-    for key, row in _attempt_rows(connection, export, provider):
-        theirs = row["provider_request_id"]
+    for key, booked in _attempt_rows(connection, export, provider):
+        theirs = booked["provider_request_id"]
         if theirs in by_theirs:
             strong.setdefault(theirs, set()).add(key)
-        if row["request_id"] in by_ours:
-            weak.setdefault(row["request_id"], set()).add(key)
-        ours = attempts.setdefault(key, _Ours(None, row["model"], 0, 0, False, True))
+        if booked["request_id"] in by_ours:
+            weak.setdefault(booked["request_id"], set()).add(key)
+        ours = attempts.setdefault(key, _Ours(None, booked["model"], 0, 0, False, True))
         ours.provider_request_id = ours.provider_request_id or theirs
-        ours.tokens += row["input_tokens"] + row["output_tokens"]
-        ours.cost += row["cost"]
-        ours.estimated = ours.estimated or row["usage_source"] == "estimated"
-        ours.in_period = ours.in_period and _within(row["ended_at"], export)
+        ours.tokens += booked["input_tokens"] + booked["output_tokens"]
+        ours.cost += booked["cost"]
+        ours.estimated = ours.estimated or booked["usage_source"] == "estimated"
+        ours.in_period = ours.in_period and _within(booked["ended_at"], export)
     pairs: list[tuple[Reported, AttemptKey]] = []
     rest: list[Difference] = []
     taken: set[AttemptKey] = set()

@@ -101,7 +101,8 @@ def counts(row: Mapping[str, Any]) -> tuple[int, ...]:
     """The row's share in each of `COUNTED`.
 
     A request is counted with the first attempt at its answer (or embedding), so no sum counts it twice. `estimated` are rows booked at an estimate, and
-    `estimated_cost` theirs, also where a correction has put the truth in their place since; `corrections` are those entries, and `correction_cost` the difference they made.
+    `estimated_cost` is theirs, also where a correction has put the truth in their place since; `corrections` are those entries, and `correction_cost` is the
+    difference they made.
     """
     corrects = row["entry"] == "correction"
     first = not corrects and row["attempt"] == 1 and row["purpose"] in ("answer", "embedding")

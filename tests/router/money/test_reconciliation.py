@@ -9,7 +9,6 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,9 +198,7 @@ async def test_after_the_whole_export_every_request_of_the_ledger_equals_it(data
             for place, name in enumerate(("input_tokens", "output_tokens", "cache_read_input_tokens", "cost")):
                 sums[place] += row[name]
             spent[row["tenant"]] = spent.get(row["tenant"], 0) + row["cost"]
-        assert found == {
-            name: [usage.input_tokens, usage.output_tokens, usage.cache_read_input_tokens, amount] for name, (usage, amount) in billed.items()
-        }
+        assert found == {name: [usage.input_tokens, usage.output_tokens, usage.cache_read_input_tokens, amount] for name, (usage, amount) in billed.items()}
         counters = connection.execute(select(budgets)).mappings().all()
         assert all((row["spent"], row["reserved"]) == (spent[row["tenant"]], 0) for row in counters)
         the_sums_hold(connection)
@@ -213,7 +210,11 @@ async def test_sums_by_day_are_compared_and_nothing_is_booked_from_them(database
     await book(database, "r1", Usage(input_tokens=10, output_tokens=5, cache_read_input_tokens=4), "resp_1")
     await book(database, "r2", Usage(input_tokens=10, output_tokens=5), "resp_2")
     told = parse_export(
-        ["start_time,model,input_tokens,output_tokens,input_cached_tokens,num_model_requests\n", f"{START},gpt-2025-08-07,20,9,4,2\n", f"{START},other,1,1,0,1\n"]
+        [
+            "start_time,model,input_tokens,output_tokens,input_cached_tokens,num_model_requests\n",
+            f"{START},gpt-2025-08-07,20,9,4,2\n",
+            f"{START},other,1,1,0,1\n",
+        ]
     )
     done = await run(database, told)
     assert (done.by, done.counts) == ("day", {"differs": 1, "not_in_ledger": 1})
@@ -283,5 +284,5 @@ def test_any_text_is_an_export_or_refused(text: str) -> None:
     for head in ("", HEAD, "date,model,input_tokens,output_tokens\n"):
         try:
             parse_export(io.StringIO(head + text, newline=""))
-        except InvalidExport as error:
-            assert msgspec.json.encode(str(error))
+        except InvalidExport:
+            continue
