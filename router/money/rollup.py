@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import add, itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Connection, Index, String, Table, Text, text
+from sqlalchemy import BigInteger, Column, Connection, Index, String, Table, Text
 
 from router.tables import metadata
 
@@ -71,10 +72,19 @@ usage_days = Table(
 )
 
 _COLUMNS = ("id", *DIMENSIONS, *MEASURES)
-_UPSERT = text(
-    f"INSERT INTO usage_days ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) "  # noqa: S608 - names of our own
-    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = usage_days.{name} + excluded.{name}' for name in MEASURES)}"
-)
+
+
+def _upsert(places: Iterable[str]) -> str:
+    return (
+        f"INSERT INTO usage_days ({', '.join(_COLUMNS)}) VALUES ({', '.join(places)}) "  # noqa: S608 - names of our own
+        f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = usage_days.{name} + excluded.{name}' for name in MEASURES)}"
+    )
+
+
+# The driver's own statements: SQLAlchemy's handling of so many parameters by name would cost three times the statement.
+_UPSERTS = {"sqlite": _upsert("?" * len(_COLUMNS)), "postgresql": _upsert(f"${number}" for number in range(1, len(_COLUMNS) + 1))}
+_DIMENSIONS_OF = itemgetter(*DIMENSIONS[1:])
+_SUMMED_OF = itemgetter(*SUMMED)
 
 
 def roll_up(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -82,19 +92,15 @@ def roll_up(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Comes last in it, once: lines are locked in the order of their ids, so of two transactions that add to the same lines none waits for the other in a circle.
     """
-    lines: dict[str, dict[str, Any]] = {}
+    lines: dict[tuple[str, ...], tuple[int, ...]] = {}
     for row in rows:
-        dimensions = (day_of(row["ended_at"]), *(row[name] for name in DIMENSIONS[1:]))
-        key = line_id(dimensions)
-        measures = (*counts(row), *(row[name] for name in SUMMED))
-        line = lines.get(key)
-        if line is None:
-            lines[key] = dict(zip(_COLUMNS, (key, *dimensions, *measures), strict=True))
-            continue
-        for name, value in zip(MEASURES, measures, strict=True):
-            line[name] += value
+        dimensions = (day_of(row["ended_at"]), *_DIMENSIONS_OF(row))
+        measures = (*counts(row), *_SUMMED_OF(row))
+        known = lines.get(dimensions)
+        lines[dimensions] = measures if known is None else tuple(map(add, known, measures))
     if lines:
-        connection.execute(_UPSERT, [lines[key] for key in sorted(lines)])
+        values = sorted([(line_id(dimensions), *dimensions, *measures) for dimensions, measures in lines.items()])
+        connection.exec_driver_sql(_UPSERTS[connection.dialect.name], values)
 
 
 def counts(row: Mapping[str, Any]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, inspect, select
 
 from adapters.cost import upper_bound
 from adapters.errors import StreamBroken
@@ -190,6 +190,38 @@ async def test_the_migration_sums_up_what_an_older_release_booked(database: Data
 
     await database.write(refill)
     await database.read(the_sums_hold)
+
+
+async def test_the_migration_goes_back_and_forth_with_the_ledger_intact(database: Database) -> None:
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    from tests.router.money import migrating
+
+    rows = [{**row, "team": "", "user_id": ""} for row in (a_row(random.Random(6), number) for number in range(50))]
+    reports_revision = migrating.revision("0005_reports")
+
+    def there_and_back(connection: Connection) -> None:
+        write_rows(connection, rows)
+        with Operations.context(MigrationContext.configure(connection)):
+            reports_revision.downgrade()
+            assert "usage_days" not in inspect(connection).get_table_names()
+            assert not {"team", "list_cost", "booked_at"} & {column["name"] for column in inspect(connection).get_columns("ledger")}
+            assert connection.exec_driver_sql("SELECT COUNT(*), SUM(cost) FROM ledger").one()[0] == len(rows)
+            reports_revision.upgrade()
+        found = {row["id"]: dict(row) for row in connection.execute(select(ledger)).mappings()}
+        for row in rows:
+            lost = {
+                "audio_input_tokens": 0,
+                "audio_output_tokens": 0,
+                "audio_cache_read_input_tokens": 0,
+                "list_cost": row["cost"],
+                "booked_at": row["ended_at"],
+            }
+            assert found[row["id"]] == {**row, **lost}
+        the_sums_hold(connection)
+
+    await database.write(there_and_back)
 
 
 def test_the_database_counts_a_row_as_python_does(tmp_path: Any) -> None:
