@@ -90,6 +90,8 @@ ACCESS: dict[Endpoint, Action | Open] = {
     ("POST", "/admin/keys/{key_id}/rotate"): "keys.write",
     ("GET", "/admin/usage"): "usage.read",
     ("GET", "/admin/alerts"): "usage.read",
+    ("GET", "/admin/statements/{tenant}/{month}"): "usage.read",
+    ("POST", "/admin/ledger/reconcile"): "ledger.write",
     ("GET", "/admin/ledger"): "ledger.read",
     ("GET", "/admin/backends"): "backends.read",
 }

@@ -12,7 +12,23 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
 from router.gateway import Gateway
-from router.http import admin, chat, conversations, docs, embeddings, explain, files, health, identity, messages, models, moderations, responses, vector_stores
+from router.http import (
+    admin,
+    chat,
+    conversations,
+    docs,
+    embeddings,
+    explain,
+    files,
+    health,
+    identity,
+    messages,
+    models,
+    moderations,
+    responses,
+    usage,
+    vector_stores,
+)
 from router.http.access import Authorise, require_rows
 from router.http.errors import ApiError
 from router.http.middleware import Authenticate, RequestId, id_headers
@@ -66,6 +82,7 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
             *vector_stores.handlers,
             *identity.handlers,
             *admin.handlers,
+            *usage.handlers,
         ],
         middleware=[RequestId(), Authenticate(), Authorise()],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},

@@ -52,6 +52,7 @@ class Candidate(Struct, frozen=True):
     embedder: TextEmbedder
     clearance: DataClass
     price: Price
+    price_version: str
 
 
 class EmbeddingExchange:
@@ -148,6 +149,7 @@ class EmbeddingExchange:
             rule="pin",
             started_at=time.time(),
             purpose="embedding",
+            price_version=chosen.price_version,
         )
         payer, caps = self.principal, caps_of(self.tenant.budget_usd, self.principal)
         return self.gateway.accounting.booking(self.request_id, payer.tenant, payer.key_id, self.active.version, caps, plan, team=payer.team, user=payer.user)
@@ -177,8 +179,8 @@ class EmbeddingExchange:
 def candidates(gateway: Gateway, active: ActivePolicy) -> dict[str, Candidate]:
     """Every embedder by its name: this machine's own, and those of the policy."""
     local = LocalEmbedder(gateway.settings.embedder_model, gateway.compute)
-    found = {local.name: Candidate(local, "restricted", FREE)}
+    found = {local.name: Candidate(local, "restricted", FREE, "local")}
     for name, embedder in active.embedders.items():
         configured = active.policy.embedders[name]
-        found[name] = Candidate(embedder, configured.clearance, configured.price)
+        found[name] = Candidate(embedder, configured.clearance, configured.price, active.embedder_prices[name])
     return found

@@ -28,6 +28,7 @@ from adapters.prompting import with_format
 from adapters.structured import AnswerFormat
 from adapters.tokens import counting_once
 from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
+from config.prices import Price
 from policies.access import Principal, may_handle
 from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
@@ -44,7 +45,7 @@ from router.http.errors import ApiError
 from router.moderating import Moderation
 from router.money.books import BudgetExceeded
 from router.money.levels import caps_of
-from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement
+from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement, dearest
 from router.policy_in_force import ActivePolicy
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.wire.call import Call
@@ -199,13 +200,28 @@ class Exchange:
         """`body` tells this request's different bodies apart: a provider sees one idempotency key for a body and its retries."""
         backend = self.active.backends[step.backend]
         request, plan = self._plan(step.backend, backend, step.added)
+        answers = purpose == "answer"
         # Beside another attempt there is no need to be content with less.
-        plan = msgspec.structs.replace(plan, purpose=purpose, least_output=_least_output(request) if purpose == "answer" else 0)
+        least = _least_output(request) if answers else 0
+        plan = msgspec.structs.replace(plan, purpose=purpose, least_output=least, list_price=self._list_price(plan) if answers else None)
         key = hashlib.sha256(f"{self.request_id} {step.backend} {body}".encode()).hexdigest()[:32]
         request = msgspec.structs.replace(request, idempotency_key=f"headgate-{key}")
         held = not self.call.stream or not may_stream(self._request, backend.capabilities)
         structured = None if self._form is None else StructuredAnswer(self._form, step.backend, hold=held)
         return Attempt(backend, request, plan, Moderation(self.rules), structured, self._histories.fitted(backend, step.added).report)
+
+    def _list_price(self, plan: AttemptPlan) -> Price | None:
+        """The price of the dearest backend that this request could have gone to, where it is not the attempt's own: what routing avoids is reckoned by it.
+
+        It could have gone to the candidates of its decision, and where the complexity chose the weak backend to the strong one, if that is permitted.
+        """
+        assert self.decision is not None
+        names, complexity = set(self.decision.candidates), self.active.policy.file.complexity
+        strong = complexity.strong if complexity is not None and self.rule == "complexity" else None
+        if strong is not None and strong not in names and permitted(self.active.policy, self.features, self.state(), strong):
+            names.add(strong)
+        prices = [self.active.price(name) for name in names if name != plan.backend]
+        return dearest(plan, prices)
 
     def _plan(self, name: str, backend: Backend, added: tuple[Message, ...] = ()) -> tuple[GenerateRequest, AttemptPlan]:
         return self._bounded(name, backend, msgspec.structs.replace(self._request, messages=self._histories.fitted(backend, added).messages))
@@ -237,6 +253,7 @@ class Exchange:
             choices=request.n,
             spoken=spoken,
             milliseconds=runs,
+            price_version=self.active.price_version(name),
         )
 
     def input_tokens(self) -> int:

@@ -18,8 +18,10 @@ from router.cli.doctor import doctor
 from router.cli.documents import documents
 from router.cli.identity import keys, teams, tenants, users
 from router.cli.policy import policy
+from router.cli.reconcile import ledger
 from router.cli.serve import serve
-from router.cli.usage import ledger, usage
+from router.cli.statement import statement
+from router.cli.usage import usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -28,7 +30,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, teams, users, keys, documents, usage, ledger, alerts, db, backup, restore, doctor):
+for command in (serve, policy, tenants, teams, users, keys, documents, usage, statement, ledger, alerts, db, backup, restore, doctor):
     cli.add_command(command)
 
 

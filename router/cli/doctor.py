@@ -26,7 +26,7 @@ EXTRAS = {
     "documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"),
     "local": ("torch", "transformers"),
     "postgres": ("asyncpg",),
-    "reports": ("pyarrow",),
+    "reports": ("pyarrow", "reportlab"),
 }
 
 

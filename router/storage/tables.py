@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Index, String, Table, Text
+from sqlalchemy import BigInteger, Column, Connection, Double, Index, String, Table, Text, select
 
 from router.tables import metadata
 
@@ -30,3 +30,17 @@ ledger_openings = Table(
     Index("ix_ledger_openings_archive", "archive"),
 )
 """How many rows and requests an opening row of the ledger (`entry = 'opening'`) stands for."""
+
+
+class Archived(Exception):
+    """The rows that are asked for have left the ledger for a file."""
+
+    def __init__(self, month: str) -> None:
+        super().__init__(f"the rows of {month} are archived: of that month the ledger knows whole days only, and no single rows")
+        self.month = month
+
+
+def require_rows(connection: Connection, month: str) -> None:
+    """Raises `Archived` where the ledger does not hold the rows of a month (`2026-11`) any more."""
+    if connection.execute(select(archives.c.id).where(archives.c.month == month)).first() is not None:
+        raise Archived(month)

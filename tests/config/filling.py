@@ -13,6 +13,8 @@ ROWS = 4
 TEXTS = ("plain", "", "Zürich 北京 🦙 'quoted' \"twice\" \\back\n\ttab", "x" * 200)
 JSONS: tuple[Any, ...] = ({"a": [1, 2.5, None, "ü"]}, [], {}, [[0, 10], [12, 2**53]])
 BYTES = (b"plain", b"", bytes(range(256)), b"\x00" * 4096)
+MOMENTS = (1_795_000_000.125, 0.0, 1.5, 32_503_680_000.0)
+COUNTS = (7, 0, 10**12, -(10**12))
 FLOATS = (1_795_000_000.125, 0.0, -1.5, 1.7976931348623157e308)
 SHADOWS = "_alembic"
 
@@ -63,10 +65,14 @@ def _value(column: sa.Column[Any], number: int, unique: bool) -> Any:
     match column.type:
         case sa.Boolean():
             return number == 0  # where it may stand once only, it does
+        case sa.BigInteger() if column.name.endswith("_tokens"):
+            return COUNTS[number]
         case sa.BigInteger():
             return number + 1 if unique else (7, 0, 2**63 - 1, -(2**63))[number]
         case sa.Integer():
             return number + 1 if unique else (7, 0, 2**31 - 1, -(2**31))[number]
+        case sa.Float() if column.name.endswith("_at"):  # what is not a moment of a calendar was never written there
+            return MOMENTS[number] + number if unique else MOMENTS[number]
         case sa.Float():
             return FLOATS[number] + number if unique else FLOATS[number]
         case sa.LargeBinary():

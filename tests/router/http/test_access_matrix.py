@@ -195,6 +195,10 @@ CASES: dict[Endpoint, tuple[Case, ...]] = {
     ("GET", "/admin/usage"): LISTED,
     ("GET", "/admin/alerts"): LISTED,
     ("GET", "/admin/ledger"): LISTED,
+    ("GET", "/admin/statements/{tenant}/{month}"): (Case(("tenant",)),),
+    ("POST", "/admin/ledger/reconcile"): (  # nothing was booked of any provider: who may gets as far as that
+        Case(send=lambda ids: Sent(query="?provider=openai", data="provider_request_id,input_tokens,output_tokens\nx,1,1\n"), done=404),
+    ),
     ("GET", "/admin/backends"): PLAIN,
 }
 """How each endpoint is asked."""
@@ -267,6 +271,8 @@ class World:
             team_id=ids["team"],
             user_id=ids["user"],
             key_id=ids["key"],
+            tenant=ids["tenant"],
+            month="2026-11",
         )
         sent = case.send(ids)
         headers = {**sent.headers, **({} if key is None else {"authorization": f"Bearer {key}"})}

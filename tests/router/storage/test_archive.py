@@ -16,15 +16,19 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from config.database import Database, open_database
+from router.identity.tables import tenants
 from router.launch import migrate_state
 from router.money import reports
+from router.money.books import write_rows
+from router.money.periods import parse_month
+from router.money.statement import make_statement
 from router.storage import archive as archiving
 from router.storage.archive import CannotArchive, archive, check_file, list_archives, month_bounds, month_of
 from router.storage.archive_files import Format, read_rows
 from router.storage.backup import open_backup, write_backup
 from router.storage.restore import restore
 from router.storage.rows import read_tables
-from router.storage.tables import ledger_openings
+from router.storage.tables import Archived, ledger_openings
 from router.tables import ledger, reservations
 from tests.router.cli.kit import Command, headgate
 
@@ -64,7 +68,7 @@ def row(number: int, month: str, random: random.Random) -> dict[str, Any]:
 def put(database: Database, months: tuple[str, ...] = MONTHS, count: int = 60) -> None:
     chance = random.Random(5)
     rows = [row(number, month, chance) for month in months for number in range(count)]
-    database.write_blocking(lambda connection: connection.execute(insert(ledger), rows) and None)
+    database.write_blocking(lambda connection: write_rows(connection, rows))
 
 
 @pytest.fixture
@@ -76,9 +80,13 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def totals(database: Database) -> list[Any]:
-    """What the reports say: over all time, and for each month."""
+    """What the reports say: over all time, and for each month; and what the rows of the ledger add up to."""
     spans = [(None, None), *(month_bounds(month) for month in MONTHS)]
-    return [database.read_blocking(lambda connection, span=span: reports.usage(connection, since=span[0], until=span[1])) for span in spans]  # type: ignore[misc]
+    said = [database.read_blocking(lambda connection, span=span: reports.usage(connection, since=span[0], until=span[1])) for span in spans]  # type: ignore[misc]
+    assert said[0]
+    groups = (ledger.c.tenant, ledger.c.backend, ledger.c.model)
+    sums = select(*groups, func.sum(ledger.c.cost), func.sum(ledger.c.input_tokens)).group_by(*groups).order_by(*groups)
+    return [said, database.read_blocking(lambda connection: [(*row[:3], int(row[3]), int(row[4])) for row in connection.execute(sums)])]
 
 
 def months_in(database: Database) -> set[str]:
@@ -118,7 +126,7 @@ def test_a_row_that_comes_to_an_archived_month_later_is_archived_beside_it(datab
     put(database, ("2025-11",))
     list(archive(database, tmp_path, before="2025-12", now=NOW))
     late = row(999, "2025-11", random.Random(1))
-    database.write_blocking(lambda connection: connection.execute(insert(ledger), late) and None)
+    database.write_blocking(lambda connection: write_rows(connection, [late]))
     before = totals(database)
     (second,) = archive(database, tmp_path, before="2025-12", now=NOW)
     assert (second.id, second.rows) == ("ledger-2025-11-2", 1)
@@ -136,7 +144,7 @@ def test_a_month_that_changes_meanwhile_is_written_again_and_a_file_that_is_not_
         compare(*arguments)
         if late:
             one = late.pop()
-            database.write_blocking(lambda connection: connection.execute(insert(ledger), one) and None)
+            database.write_blocking(lambda connection: write_rows(connection, [one]))
 
     monkeypatch.setattr(archiving, "_compare", and_then_one_comes)
     (done,) = archive(database, tmp_path, before="2025-12", now=NOW)
@@ -228,3 +236,16 @@ def test_the_commands_archive_list_and_check(headgate: Command, tmp_path: Path) 
     checked = headgate("ledger", "archives", "--check", "kept")
     assert checked.status == 1
     assert ("changed" in checked.out, "missing" in checked.out) == (True, True)
+
+
+def test_a_part_of_a_day_of_an_archived_month_is_refused_rather_than_reported_without_its_rows(database: Database, tmp_path: Path) -> None:
+    put(database, ("2025-11",))
+    start, end = month_bounds("2025-11")
+    whole = database.read_blocking(lambda connection: reports.usage(connection, since=start, until=end))
+    list(archive(database, tmp_path, before="2025-12", now=NOW))
+    assert database.read_blocking(lambda connection: reports.usage(connection, since=start, until=end)) == whole
+    with pytest.raises(Archived, match="2025-11"):
+        database.read_blocking(lambda connection: reports.usage(connection, since=start + 10, until=end))
+    database.write_blocking(lambda connection: connection.execute(insert(tenants), {"name": "acme", "created_at": 0.0}) and None)
+    with pytest.raises(Archived, match="2025-11"):
+        database.read_blocking(lambda connection: make_statement(connection, "acme", parse_month("2025-11")))
