@@ -58,13 +58,15 @@ PLATFORM_MATRIX: dict[PlatformRole, frozenset[Action]] = {
 class Principal(Struct, frozen=True, kw_only=True):
     """Who asks. A platform principal belongs to no tenant (`tenant` is empty).
 
-    `team` and `user` are the ids of those inside the tenant for whom the key acts, empty for none. `allowed_models` are the backends or models the key may use (None: whatever the policy allows). `max_data_class` is the most sensitive
+    `team` and `user` are the ids of those inside the tenant for whom the key acts, empty for none; `team_name` is the team's name, as the policy
+    calls it. `allowed_models` are the backends or models the key may use (None: whatever the policy allows). `max_data_class` is the most sensitive
     data the key may touch.
     """
 
     role: Role
     tenant: str = ""
     team: str = ""
+    team_name: str = ""
     user: str = ""
     key_id: str = ""
     allowed_models: tuple[str, ...] | None = None

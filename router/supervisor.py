@@ -32,6 +32,7 @@ from config.settings import Settings
 from policies.load import load_policy
 from router import auth, policy_store
 from router.backends import load_kinds, try_policy
+from router.limits.sql import forget_worker as free_limits
 from router.launch import Launch, installed, migrate_state, open_state, socket_path
 from router.money.books import recover
 from router.policy_in_force import known_price
@@ -361,6 +362,7 @@ def _workers_of(connection: Connection, instance: str | None) -> set[str]:
 def _bury(connection: Connection, worker: str) -> int:
     """Settle a dead worker's reservations and forget it. Returns how many there were."""
     recovered = recover(connection, worker, time.time())
+    free_limits(connection, worker)
     connection.execute(delete(workers).where(workers.c.id == worker))
     return recovered
 

@@ -9,6 +9,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.http.errors import ApiError
+from router.http.limiting import without_key
 from router.ids import fresh_id
 from router.wire.anthropic_errors import speaks_anthropic
 
@@ -61,10 +62,12 @@ class Authenticate(ASGIMiddleware):
             gateway: Gateway = scope["litestar_app"].state.gateway
             key = presented_key(scope)
             if key is None:
-                raise ApiError(401, "missing_api_key", "No API key: send 'Authorization: Bearer hg-...' or 'x-api-key: hg-...'.")
+                missing = ApiError(401, "missing_api_key", "No API key: send 'Authorization: Bearer hg-...' or 'x-api-key: hg-...'.")
+                raise await without_key(gateway, scope, missing)
             principal = await gateway.auth.principal(key)
             if principal is None:
-                raise ApiError(401, "invalid_api_key", "This API key is unknown, expired or revoked. Ask your administrator for another.")
+                unknown = ApiError(401, "invalid_api_key", "This API key is unknown, expired or revoked. Ask your administrator for another.")
+                raise await without_key(gateway, scope, unknown)
             scope["state"]["principal"] = principal
         await next_app(scope, receive, send)
 
