@@ -1,12 +1,13 @@
 """Token buckets as arithmetic on numbers: what is left, what may pass, how long the wait is. Pure; times are seconds of any one clock.
 
-A bucket holds at most `capacity` and refills by `rate` a second. A charge passes when the bucket holds it, or, for one that is larger than the
-bucket, when the bucket is full; then all of it is taken, so the level may go below nothing, and what comes next waits until that is paid.
+A bucket holds at most `capacity` and refills by `rate` a second. A charge passes when the bucket holds it, or, for one that is larger than half the
+bucket, when that is half full; then all of it is taken, so the level may go below nothing, and what comes next waits until that is paid. (Were it
+to be full, all that comes between that moment and the client's next try would be lost.)
 
 Guarantees, for charges of at most `limit`:
 
 - over any time that begins with a bucket that is no more than full, what passed less what was given back is at most
-  `rate * time + max(capacity, the largest charge)`;
+  `rate * time + max(capacity, the largest charge + capacity / 2)`;
 - truing up conserves: a charge of `a` that turns out to have been `b` leaves the bucket as a charge of `b` would have, as long as neither of the
   bounds below is met. What is given back may stand above `capacity` (it was paid for before) and does not refill then.
 """
@@ -44,9 +45,14 @@ def refilled(bucket: Bucket, level: float, elapsed: float) -> float:
     return min(bucket.capacity, level + elapsed * bucket.rate)
 
 
+def enough(bucket: Bucket) -> float:
+    """A level at which every charge may pass."""
+    return max(1.0, bucket.capacity / 2)
+
+
 def wait_for(bucket: Bucket, level: float, cost: float) -> float:
     """Seconds until a charge may pass, 0 where it may now."""
-    lacking = min(cost, bucket.capacity) - level
+    lacking = min(cost, enough(bucket)) - level
     return lacking / bucket.rate if lacking > _SLACK else 0.0
 
 

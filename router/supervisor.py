@@ -32,8 +32,8 @@ from config.settings import Settings
 from policies.load import load_policy
 from router import auth, policy_store
 from router.backends import load_kinds, try_policy
-from router.limits.sql import forget_worker as free_limits
 from router.launch import Launch, installed, migrate_state, open_state, socket_path
+from router.limits.sql import forget_worker as free_limits
 from router.money.books import recover
 from router.policy_in_force import known_price
 from router.tables import reservations, workers

@@ -12,11 +12,11 @@ from policies.moderation import RuleSet
 from policies.moderation.rules import DENY_LIST, RULES
 from policies.overlay import compiled
 from policies.schema import Moderation
+from router.gateway import Gateway
 from router.http.context import HttpRequest, gateway_of, principal_of, request_id_of
 from router.http.errors import ApiError
 from router.http.limiting import text_headers
 from router.limits.refusals import Limited, Standings
-from router.gateway import Gateway
 from router.policy_in_force import ActivePolicy
 from router.wire.openai_moderations import decode_moderations, encode_moderations, judge
 

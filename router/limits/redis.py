@@ -31,6 +31,7 @@ local function level(c)
     if raw then
       local a, b = string.match(raw, '(%S+) (%S+)')
       l, at = tonumber(a), tonumber(b)
+      if at > now then dirty[k] = true end
       if l < capacity and now > at then l = math.min(capacity, l + (now - at) * rate) end
     end
     levels[k] = l
@@ -83,7 +84,7 @@ for n, op in ipairs(input.ops) do
     for i, c in ipairs(op.c) do
       local l = level(c)
       seen[i] = l
-      local lacking = math.min(c[5], c[3]) - l
+      local lacking = math.min(c[5], math.max(1, c[3] / 2)) - l
       if lacking > 1e-6 and lacking / c[4] > wait then worst, wait = i, lacking / c[4] end
     end
     if wait < input.slot_wait then

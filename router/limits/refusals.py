@@ -75,5 +75,3 @@ def too_large(scope: Scope, tokens: int) -> ApiError:
         "Send less, lower its max_tokens, or ask your administrator for a higher limit."
     )
     return ApiError(400, "request_too_large_for_limit", message)
-
-

@@ -21,9 +21,7 @@ KEPT_S = 3600.0
 
 _ENSURE = text("INSERT INTO limit_buckets (scope, level, at) VALUES (:scope, :level, :at) ON CONFLICT (scope) DO NOTHING")
 _SET = update(limit_buckets).where(limit_buckets.c.scope == bindparam("b_scope")).values(level=bindparam("b_level"), at=bindparam("b_at"))
-_HOLD = text(
-    "INSERT INTO limit_slots (scope, worker, held) VALUES (:scope, :worker, :held) ON CONFLICT (scope, worker) DO UPDATE SET held = excluded.held"
-)
+_HOLD = text("INSERT INTO limit_slots (scope, worker, held) VALUES (:scope, :worker, :held) ON CONFLICT (scope, worker) DO UPDATE SET held = excluded.held")
 _NEW = -1.0
 """The time of a row that nobody has filled yet."""
 

@@ -135,6 +135,8 @@ class Levels:
     def _level(self, scope: Scope, now: float) -> float:
         assert scope.bucket is not None
         level, at = self.levels.get(scope.id, (scope.bucket.capacity, now))
+        if at > now:  # the clock went back: what refills does so from here
+            self._set(scope, level, now)
         return refilled(scope.bucket, level, now - at)
 
     def _set(self, scope: Scope, level: float, now: float) -> None:
