@@ -42,7 +42,7 @@ class Admission:
         take = Take(charges_of(own, self._tokens))
         verdict, store = await self._limiter.take(take, self._turn if wait else None)
         if not verdict.passed:
-            return Limited(verdict, take, waited=wait)
+            return Limited(verdict, take)
         self._reserved[name] = (store, own)
         self._taken = Take((*self._taken.charges, *take.charges), self._taken.slots)
         self._levels = (*self._levels, *verdict.levels)

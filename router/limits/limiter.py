@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -99,7 +100,7 @@ class Limiter:
         )
         verdict, store = await self.take(take, turn if scopes.wait else None)
         if not verdict.passed:
-            raise Limited(verdict, take, waited=scopes.wait)
+            raise Limited(verdict, take)
         return Admission(self, scopes, turn, store, take, verdict)
 
     async def take(self, take: Take, turn: Turn | None) -> tuple[Verdict, Store | None]:
@@ -113,7 +114,7 @@ class Limiter:
             verdict = PASSED
         if turn is not None:
             line = self._line(turn.tenant)
-            if len(line) < turn.max_waiting and verdict.wait_s <= turn.patience_s:
+            if len(line) < turn.max_waiting and _hopeful(verdict, turn.patience_s):
                 return await self._wait(line, line.join(take, turn.key, turn.number, turn.tokens, verdict), turn.patience_s)
             if verdict.passed:
                 verdict, _ = await self._full(take)
@@ -184,8 +185,7 @@ class Limiter:
         verdict, store = await self.attempt(take)
         if verdict.passed and store is not None:
             store.give(undone(take))  # those who wait come first
-            slowest = take.charges[0].scope if take.charges else take.slots[0]
-            return Verdict(verdict.levels, slowest, 1.0), None
+            return Verdict(verdict.levels, _first(take), 1.0), None
         return verdict, store
 
     async def _wait(self, line: Line, waiter: Waiter, longest: float) -> tuple[Verdict, Store | None]:
@@ -208,12 +208,19 @@ class Limiter:
             if refusal.exhausted is None:  # it stood behind others and was never asked for
                 refusal = Verdict(exhausted=_first(waiter.take), wait_s=1.0)
             assert refusal.exhausted is not None
+            refusal = msgspec.structs.replace(refusal, waited=True)
             self._metrics.limited(refusal.exhausted.kind, refusal.exhausted.measure)
             return refusal, None
         finally:
             line.leave(waiter)
             self._metrics.limit_waiting(-1)
             self._metrics.limit_waited(time.monotonic() - began)
+
+
+def _hopeful(verdict: Verdict, patience_s: float) -> bool:
+    """Whether it may pass in time. Nobody knows when a running request ends."""
+    slot = verdict.exhausted is not None and verdict.exhausted.measure == "concurrency"
+    return patience_s > 0 if slot else verdict.wait_s <= patience_s
 
 
 def _first(take: Take) -> Scope:

@@ -47,12 +47,12 @@ def _narrowest(measure: Measure, charges: Sequence[Charge], levels: Sequence[flo
 class Limited(ApiError):
     """A limit refuses. `standings` are what clients are told of their limits."""
 
-    def __init__(self, verdict: Verdict, take: Take, *, waited: bool = False) -> None:
+    def __init__(self, verdict: Verdict, take: Take) -> None:
         scope = verdict.exhausted
         assert scope is not None
         wait_s = max(0.001, verdict.wait_s)
         then = "Try again when one of them has ended" if scope.measure == "concurrency" else f"Try again in {_seconds(wait_s)}"
-        queued = " It waited as long as the policy allows." if waited else ""
+        queued = " It waited as long as the policy allows." if verdict.waited else ""
         super().__init__(
             429,
             "rate_limit_exceeded",

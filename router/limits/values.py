@@ -55,12 +55,13 @@ def undone(operation: Operation) -> Give:
 class Verdict(Struct, frozen=True):
     """Whether all passed. `exhausted` is the scope that must be waited for longest, `wait_s` for how long.
 
-    `levels` are what the buckets hold now, in the order of the charges.
+    `levels` are what the buckets hold now, in the order of the charges. `waited`: it has waited already, for as long as it may.
     """
 
     levels: tuple[float, ...] = ()
     exhausted: Scope | None = None
     wait_s: float = 0.0
+    waited: bool = False
 
     @property
     def passed(self) -> bool:
