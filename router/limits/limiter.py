@@ -205,12 +205,9 @@ class Limiter:
             if not isinstance(error, TimeoutError):
                 raise
             refusal = waiter.refusal
-            if refusal.exhausted is None:  # it stood behind others and was never asked for
-                refusal = Verdict(exhausted=_first(waiter.take), wait_s=1.0)
-            assert refusal.exhausted is not None
-            refusal = msgspec.structs.replace(refusal, waited=True)
-            self._metrics.limited(refusal.exhausted.kind, refusal.exhausted.measure)
-            return refusal, None
+            exhausted = refusal.exhausted or _first(waiter.take)  # it may have stood behind others and never have been asked for
+            self._metrics.limited(exhausted.kind, exhausted.measure)
+            return msgspec.structs.replace(refusal, exhausted=exhausted, wait_s=refusal.wait_s or 1.0, waited=True), None
         finally:
             line.leave(waiter)
             self._metrics.limit_waiting(-1)

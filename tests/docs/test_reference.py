@@ -215,9 +215,8 @@ def codes() -> dict[str, set[int]]:
             named = {each.targets[0].id: each.value.value for each in tree.body if isinstance(each, ast.Assign) and _is_text(each)}  # type: ignore[attr-defined]
             for node in ast.walk(tree):
                 match node:
-                    case (
-                        ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Constant(str(code)), *_])
-                        | ast.Call(ast.Attribute(ast.Call(ast.Name("super")), "__init__"), [ast.Constant(int(status)), ast.Constant(str(code)), *_])
+                    case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]) | ast.Call(
+                        ast.Attribute(ast.Call(ast.Name("super")), "__init__"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]
                     ):
                         found[code].add(status)
                     case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Name(name), *_]) if name in named:

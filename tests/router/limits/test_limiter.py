@@ -261,7 +261,9 @@ def own_redis(tmp_path: Path) -> RedisServer:
     return RedisServer(tmp_path)
 
 
-@pytest.mark.parametrize(("when_away", "expected"), [("share", [True, True, False]), ("admit", [True, True, True]), ("refuse", [(503, "limits_unavailable")] * 3)])
+@pytest.mark.parametrize(
+    ("when_away", "expected"), [("share", [True, True, False]), ("admit", [True, True, True]), ("refuse", [(503, "limits_unavailable")] * 3)]
+)
 async def test_while_redis_is_away_it_goes_on_as_the_setting_says_and_after_it_as_before(
     own_redis: RedisServer, clock: Clock, when_away: str, expected: list[object]
 ) -> None:
