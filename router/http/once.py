@@ -257,7 +257,7 @@ class _Recorder:
         self._pack(self._packer.flush())
         if self._size <= LARGEST_ANSWER:
             lasting = tuple(header for header in self._headers if not header[0].startswith(PREFIXES))  # how limits stood is not how they stand
-        return KeptAnswer(self._status, lasting, b"".join(self._packed), ended.error)
+            return KeptAnswer(self._status, lasting, b"".join(self._packed), ended.error)
         error = ApiError(422, "idempotent_answer_too_large", "This request was answered, and its answer was too large to be kept for a retry. Send a new key.")
         body = self._answering.refusal(error.detail, error.status)
         headers = ((b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()))
