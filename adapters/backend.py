@@ -72,7 +72,8 @@ class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     `timeout_s` is the longest wait between two events, and for the first one where `first_event_s` says nothing else; it never cuts a stream that
     flows. `total_s` bounds a whole attempt. `max_concurrency` attempts run at once on this host, over all its workers; further ones wait for at
     most `queue_s`. `breaker: null` is none. `max_output_tokens` is the longest answer: a request without a limit of its own gets this one, a
-    higher one is lowered to it, and the reservation is made for it.
+    higher one is lowered to it, and the reservation is made for it. `price_from` are the prices from a day on (`2027-01-01`, UTC), in place of
+    `price` or the price book's.
     """
 
     kind: str
@@ -80,6 +81,7 @@ class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tier: Literal["small", "large"] | None = None
     clearance: DataClass | None = None
     price: Price | None = None
+    price_from: dict[str, Price] = {}
     context_window: Tokens | None = None
     max_output_tokens: Tokens | None = None
     first_event_s: Seconds | None = None

@@ -30,8 +30,8 @@ class Rates(NamedTuple):
         return max(self.input, self.cache_read, self.cache_write)
 
 
-def cost(usage: Usage, price: Price) -> int:
-    """What the usage costs, in picodollars.
+def cost(usage: Usage, price: Price, milliseconds: int = 0) -> int:
+    """What the usage costs, in picodollars, and the time of this machine that it took, where that has a price.
 
     Input neither read from nor written to a cache is billed at the input rate; the length of the whole input chooses the tier. Spoken tokens are
     billed at the rates of audio, where the price has some.
@@ -40,7 +40,12 @@ def cost(usage: Usage, price: Price) -> int:
     read, written = usage.cache_read_input_tokens, usage.cache_creation_input_tokens
     uncached = max(usage.input_tokens - read - written, 0)
     text = uncached * rates.input + read * rates.cache_read + written * rates.cache_write + usage.output_tokens * rates.output
-    return text + _more_for_audio(usage, price, rates, uncached) + _request_fee(price)
+    return text + _more_for_audio(usage, price, rates, uncached) + _request_fee(price) + time_cost(price, milliseconds)
+
+
+def time_cost(price: Price, milliseconds: int) -> int:
+    """What so much time of this machine costs, in picodollars, rounded up."""
+    return -(-picodollars(price.second) * milliseconds // 1000) if price.second else 0
 
 
 def _more_for_audio(usage: Usage, price: Price, rates: Rates, uncached: int) -> int:
@@ -62,8 +67,10 @@ def _audio_input(price: Price) -> tuple[int, int]:
     return _per_token(fresh), _per_token(fresh if price.audio_cache_read is None else price.audio_cache_read)
 
 
-def upper_bound(input_tokens: int, output_tokens: int, price: Price, *, spoken: bool = False) -> int:
+def upper_bound(input_tokens: int, output_tokens: int, price: Price, *, spoken: bool = False, milliseconds: int = 0) -> int:
     """The most that a usage of at most so many input and output tokens can cost, in picodollars. `spoken`: some of them may be audio.
+
+    `milliseconds` is the longest that it may run on this machine.
 
     Guarantee: never below `cost` of such a usage, whatever part of its input was read from or written to a cache, and whichever tier it falls in.
     """
@@ -71,7 +78,11 @@ def upper_bound(input_tokens: int, output_tokens: int, price: Price, *, spoken: 
     ends = [tier.above for tier in tiers[1:]] + [input_tokens]
     reachable = [(tier, min(input_tokens, end)) for tier, end in zip(tiers, ends, strict=True) if input_tokens > tier.above]
     heard, said = (max(_audio_input(price)), _per_token(price.audio_output or 0.0)) if spoken else (0, 0)
-    return max(max(tier.dearest_input, heard) * most + max(tier.output, said) * output_tokens for tier, most in reachable) + _request_fee(price)
+    return (
+        max(max(tier.dearest_input, heard) * most + max(tier.output, said) * output_tokens for tier, most in reachable)
+        + _request_fee(price)
+        + time_cost(price, milliseconds)
+    )
 
 
 @lru_cache(maxsize=1024)

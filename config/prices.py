@@ -24,7 +24,7 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """USD per million tokens. `cache_read` and `cache_write` default to the `input` rate; `request` is USD per call.
 
     `audio_input` and `audio_output` are those of spoken tokens, where they are not those of text; `audio_cache_read` (default: `audio_input`) of
-    spoken input that was cached.
+    spoken input that was cached. `second` is USD per second that an attempt runs on this machine: what its GPU costs, not what a provider charges.
     """
 
     input: Rate
@@ -32,6 +32,7 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cache_read: Rate | None = None
     cache_write: Rate | None = None
     request: Rate = 0.0
+    second: Rate = 0.0
     audio_input: Rate | None = None
     audio_output: Rate | None = None
     audio_cache_read: Rate | None = None

@@ -19,6 +19,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
+from config.networks import parse_networks
 from config.yamlfile import Schema, YamlError, nearest, read_yaml
 from config.yamlwalk import PLAIN, Walk
 
@@ -50,7 +51,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `retention_s` how long stored responses and conversations are after their last use.
     `redis_url` is where replicas share rate limits; `limits_when_away` is what is done while they cannot be asked: every worker keeps to its share,
     everything passes, or nothing with a limit does.
+    `ledger_months` is how many whole months `headgate ledger archive` leaves in the ledger where it is not told (None: it must be told).
+    `auto_migrate` upgrades an older database at start instead of refusing it.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
+    `trusted_proxies` are the ranges (CIDR) whose `X-Forwarded-For` and client certificates are believed.
+    `auth_failures_per_minute` is how many wrong credentials an address may send before it is slowed (0: none is slowed).
     """
 
     home: Path = msgspec.field(default_factory=lambda: Path("var"))
@@ -61,9 +66,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     durability: Literal["normal", "full"] = "normal"
     redis_url: str | None = None
     limits_when_away: Literal["share", "admit", "refuse"] = "share"
+    auto_migrate: bool = False
+    ledger_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
     plugins: tuple[str, ...] = ()
     embedder_model: str | None = None
     allow_private_backends: bool = False
+    auth_failures_per_minute: Annotated[int, Meta(ge=0, le=1000)] = 30
     commit_after_s: Seconds = 10.0
     heartbeat_s: Seconds = 15.0
     shutdown_s: Seconds = 10.0
@@ -72,6 +80,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     idempotency_s: Seconds = 86_400.0
     tool_memory_s: Annotated[float, Meta(ge=0)] = 86_400.0
     retention_s: Seconds = 2_592_000.0
+    trusted_proxies: tuple[str, ...] = ()
 
     @property
     def database(self) -> str:
@@ -111,6 +120,11 @@ def load_settings(environ: Mapping[str, str], text: str | None = None, source: s
         problem = problem_of(url) if url else None
         if problem:
             raise SettingsError([f"{_url_variable(environ, name)}: {problem}"])
+    try:
+        parse_networks(settings.trusted_proxies)
+    except ValueError as error:
+        where = "HEADGATE_TRUSTED_PROXIES" if environ.get("HEADGATE_TRUSTED_PROXIES") else "settings.trusted_proxies"
+        raise SettingsError([f"{where}: {error}"]) from error
     return settings
 
 

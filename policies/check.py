@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from urllib.parse import urlsplit
 
 from adapters.backend import BackendSpec, DataClass, RemoteSpec, clearance_of, kind_named, may_see
@@ -13,14 +12,14 @@ from adapters.embedders.spec import EmbedderSpec
 from adapters.embedding import BUNDLED
 from config.prices import Price
 from config.yamlfile import Path, Places, Problem, nearest
+from policies.check_federation import federation_problems
+from policies.hosts import is_host, is_private
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation
 from policies.schema import Case, Limits, Moderation, PolicyFile, Rule, Weighted, When
 
-_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Checker:
@@ -56,9 +55,13 @@ class Checker:
         for name, tenant in self.file.tenants.items():
             if tenant.history is not None and tenant.history.summarise_with is not None:
                 self._exists(tenant.history.summarise_with, ("tenants", name, "history", "summarise_with"))
+            for budgeted in tenant.budget_usd.models:
+                self._budgeted(budgeted, ("tenants", name, "budget_usd", "models", budgeted))
             if tenant.on_budget_end is not None:
                 self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
         self._limits()
+        for place, message, on_key in federation_problems(self.file.identity, self.private_addresses):
+            self._add(place, message, key=on_key)
         for index, case in enumerate(self.file.cases):
             self._case(case, ("cases", index))
         return self.problems
@@ -75,6 +78,13 @@ class Checker:
         if name not in self.known:
             near = nearest(name, self.known)
             self._add(path, f"there is no backend {name!r}" + ("" if near else f"; there are {', '.join(self.known)}"), near)
+
+    def _budgeted(self, name: str, path: Path) -> None:
+        models = {model for spec in self.specs.values() if (model := spec.model)}
+        models |= {embedder.model for embedder in self.file.embedders.values()} | set(self.file.embedders)
+        if name not in self.known and name not in models:
+            near = nearest(name, [*self.known, *models])
+            self._add(path, f"there is no backend, embedder or model {name!r}", near, key=True)
 
     def _list(self, names: Iterable[str], path: Path) -> None:
         seen: set[str] = set()
@@ -101,6 +111,7 @@ class Checker:
             for key in spec.files():
                 message = "names a file or folder of this machine; only the policy file may do that, unless settings.allow_private_backends is true"
                 self._add((*path, key), message)
+        self._prices(spec, path)
         if not kind_named(spec.kind).remote:
             return
         if spec.model is None:
@@ -109,6 +120,19 @@ class Checker:
             self._add(
                 (*path, "model"), f"the price of {spec.model!r} is not known; add price: {{input: …, output: …}} to this backend, in USD per million tokens"
             )
+
+    def _prices(self, spec: BackendSpec, path: Path) -> None:
+        for day in spec.price_from:
+            if not _is_day(day):
+                self._add((*path, "price_from", day), f"{day!r} is no day; write it as 2027-01-31", key=True)
+        prices = [((*path, "price"), spec.price), *(((*path, "price_from", day), price) for day, price in spec.price_from.items())]
+        for where, price in prices:
+            if price is None or not price.second:
+                continue
+            if kind_named(spec.kind).remote:
+                self._add((*where, "second"), "prices time on this machine, and this backend runs elsewhere")
+            elif spec.total_s is None:
+                self._add((*where, "second"), "needs total_s on this backend: the longest time an attempt may run, which is set aside before it")
 
     def _server(self, spec: RemoteSpec, path: Path) -> None:
         if spec.api_key_env is not None and not spec.api_key_env.endswith("_API_KEY"):
@@ -136,14 +160,14 @@ class Checker:
         try:
             parts = urlsplit(url)
             host = parts.hostname or ""
-            valid = parts.scheme in ("http", "https") and parts.port != 0 and _is_host(host)
+            valid = parts.scheme in ("http", "https") and parts.port != 0 and is_host(host)
         except ValueError:  # a port that is no number from 0 to 65535, or a torn IPv6 address
             valid = False
         if not valid or not url.isascii() or not url.isprintable() or " " in url:
             self._add(path, f"expected an http or https URL, found {url!r}")
         elif parts.username is not None or parts.password is not None:
             self._add(path, "a URL must not hold a name or a password; name a variable in api_key_env")
-        elif not self.private_addresses and _is_private(host):
+        elif not self.private_addresses and is_private(host):
             self._add(path, f"{host} is a private address; only the policy file may name one, unless settings.allow_private_backends is true")
 
     def _headers(self, headers: Mapping[str, str], path: Path) -> None:
@@ -293,31 +317,8 @@ class Checker:
             self._add((*path, "expect", "rule"), f"there is no rule {expect.rule!r}", nearest(expect.rule, rules))
 
 
-def _is_host(host: str) -> bool:
-    """Whether it is a name that can be looked up, in ASCII, or an IP address."""
-    if ":" not in host:
-        return len(host) <= 253 and _HOST.fullmatch(host) is not None
-    ipaddress.ip_address(host)
-    return True
-
-
-def _is_private(host: str) -> bool:
-    """Whether a host, by what is written there, lies inside: no name is looked up. Also in the short forms of an IPv4 address (`127.1`)."""
-    host = host.rstrip(".")
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or not ("." in host or ":" in host or host.isdigit()):
-        return True
+def _is_day(text: str) -> bool:
     try:
-        address = ipaddress.ip_address(host if ":" in host else socket.inet_aton(host))
-    except (ValueError, OSError):
+        return len(text) == 10 and date.fromisoformat(text) is not None
+    except ValueError:
         return False
-    return any(not each.is_global or each.is_multicast for each in (address, *_inside(address)))
-
-
-def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address stands for, where it is one of the forms that carry one."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64 or int(address) >> 32 == 0:
-        carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [each for each in carried if each is not None]

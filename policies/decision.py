@@ -17,12 +17,16 @@ AUTO = "auto"
 
 
 class BackendState(Struct, frozen=True, kw_only=True):
-    """A backend as it is now. `upper_cost_usd` is the most this request can cost there; `input_tokens` its own count of the input, if known."""
+    """A backend as it is now. `upper_cost_usd` is the most this request can cost there; `input_tokens` its own count of the input, if known.
+
+    `least_cost_usd` is what it costs at most with the shortest output that is worth having: a budget that holds no more still affords it (None: the same).
+    """
 
     capabilities: Capabilities
     ready: bool = True
     reason: str = ""
     upper_cost_usd: float = 0.0
+    least_cost_usd: float | None = None
     input_tokens: int | None = None
 
 

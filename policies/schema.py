@@ -12,6 +12,7 @@ from adapters.embedders.spec import EmbedderSpec
 from config.settings import Settings
 from config.yamlfile import Schema
 from policies.access import Role
+from policies.federation import Identity
 from policies.moderation import Action
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -212,11 +213,26 @@ class DefaultLimits(Limits, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     per_ip: IpLimits | None = None
 
 
-class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the policy says about one tenant. `on_budget_end` is the backend that goes on answering when the budget affords no other."""
+class TenantBudget(Budget, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A tenant's budget, and those inside it: of its teams (by name or id), of each of its keys, and for models (by a backend's or a model's name).
 
-    budget_usd: Budget = Budget()
+    A request must fit into every one that covers it. What stands here bounds further, and never widens the tenant's own.
+    """
+
+    teams: dict[str, Budget] = {}
+    per_key: Budget | None = None
+    models: dict[str, Budget] = {}
+
+
+class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the policy says about one tenant. `on_budget_end` is the backend that goes on answering when the budget affords no other.
+
+    `budget_wait_s` is how long a request that nothing else can answer waits for money that other requests have set aside and may not need.
+    """
+
+    budget_usd: TenantBudget = TenantBudget()
     limits: Limits = Limits()
+    budget_wait_s: Annotated[float, Meta(ge=0, le=600)] = 0.0
     data_class: DataClass = "internal"
     moderation: TenantModeration | None = None
     grounding: Grounding | None = None
@@ -279,6 +295,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     history: History = History()
     limits: DefaultLimits = DefaultLimits()
     tenants: dict[str, Tenant] = {}
+    identity: Identity = Identity()
     cases: tuple[Case, ...] = ()
 
     @property

@@ -6,43 +6,50 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Table, delete, insert, select, tuple_, update
 
+from retrieval.reach import files_within, placed_within
 from retrieval.tables import documents, doomed_blobs, files, vector_store_files, vector_stores
-from retrieval.values import DocumentText, File, NotFound, PageRequest
+from retrieval.values import EVERYTHING, DocumentText, File, NotFound, OutOfReach, PageRequest, Reach
 
 
 def insert_file(connection: Connection, tenant: str, file: File) -> File:
     """The upload is whole: its blob is no longer doomed."""
     row = {"id": file.id, "tenant": tenant, "filename": file.filename, "bytes": file.bytes, "purpose": file.purpose}
-    connection.execute(insert(files).values(**row, sha256=file.sha256, blob=file.blob, created_at=file.created_at))
+    connection.execute(insert(files).values(**row, sha256=file.sha256, blob=file.blob, created_at=file.created_at, uploaded_by=file.uploaded_by))
     connection.execute(delete(doomed_blobs).where(doomed_blobs.c.blob == file.blob))
     return file
 
 
-def get_file(connection: Connection, tenant: str, file_id: str, *, lock: bool = False) -> File:
+def get_file(connection: Connection, tenant: str, file_id: str, *, lock: bool = False, reach: Reach = EVERYTHING) -> File:
     """With `lock`, nobody deletes the file before this transaction ends. Raises `NotFound`."""
-    query = select(files).where(files.c.tenant == tenant, files.c.id == file_id)
+    query = select(files).where(files.c.tenant == tenant, files.c.id == file_id, *files_within(reach))
     row = connection.execute(query.with_for_update(read=True) if lock else query).one_or_none()
     if row is None:
         raise NotFound("file", file_id)
     return _file(row)
 
 
-def list_files(connection: Connection, tenant: str, page: PageRequest, purpose: str | None) -> tuple[list[File], bool]:
-    query = select(files).where(files.c.tenant == tenant)
+def list_files(connection: Connection, tenant: str, page: PageRequest, purpose: str | None, reach: Reach = EVERYTHING) -> tuple[list[File], bool]:
+    query = select(files).where(files.c.tenant == tenant, *files_within(reach))
     if purpose is not None:
         query = query.where(files.c.purpose == purpose)
     rows, more = paged(connection, query, files, page, tenant, "file")
     return [_file(row) for row in rows], more
 
 
-def delete_file(connection: Connection, tenant: str, file_id: str) -> File:
-    """Takes with it the canonical text, and the file's chunks, vectors and full-text entries in every store. Raises `NotFound`."""
-    locked = select(files).where(files.c.tenant == tenant, files.c.id == file_id).with_for_update()
+def delete_file(connection: Connection, tenant: str, file_id: str, reach: Reach = EVERYTHING) -> File:
+    """Takes with it the canonical text, and the file's chunks, vectors and full-text entries in every store.
+
+    Raises `NotFound`, and `OutOfReach` for a file that is also in stores that may not be touched.
+    """
+    locked = select(files).where(files.c.tenant == tenant, files.c.id == file_id, *files_within(reach)).with_for_update()
     row = connection.execute(locked).one_or_none()
     if row is None:
         raise NotFound("file", file_id)
     stores = select(vector_store_files.c.store).where(vector_store_files.c.file == file_id).order_by(vector_store_files.c.store)
-    for store in connection.execute(stores).scalars().all():  # always in this order: two deletes cannot block each other
+    found = connection.execute(stores).scalars().all()
+    if found != connection.execute(stores.where(*placed_within(reach))).scalars().all():
+        raise OutOfReach(file_id)
+    for store in found:  # always in this order: two deletes cannot block each other
         connection.execute(
             update(vector_stores).where(vector_stores.c.id == store).values(version=vector_stores.c.version + 1, removals=vector_stores.c.removals + 1)
         )
@@ -51,8 +58,10 @@ def delete_file(connection: Connection, tenant: str, file_id: str) -> File:
     return _file(row)
 
 
-def get_text(connection: Connection, tenant: str, file_id: str) -> DocumentText:
+def get_text(connection: Connection, tenant: str, file_id: str, reach: Reach = EVERYTHING) -> DocumentText:
     """Raises `NotFound` for a file without canonical text (not indexed yet, or never), too."""
+    if reach != EVERYTHING:
+        get_file(connection, tenant, file_id, reach=reach)
     row = connection.execute(select(documents).where(documents.c.tenant == tenant, documents.c.file == file_id)).one_or_none()
     if row is None:
         get_file(connection, tenant, file_id)
@@ -96,4 +105,13 @@ def paged(connection: Connection, query: Select[Any], table: Table, page: PageRe
 
 
 def _file(row: Row[Any]) -> File:
-    return File(id=row.id, filename=row.filename, bytes=row.bytes, purpose=row.purpose, sha256=row.sha256, created_at=row.created_at, blob=row.blob)
+    return File(
+        id=row.id,
+        filename=row.filename,
+        bytes=row.bytes,
+        purpose=row.purpose,
+        sha256=row.sha256,
+        created_at=row.created_at,
+        blob=row.blob,
+        uploaded_by=row.uploaded_by,
+    )

@@ -13,6 +13,7 @@ from adapters.embedding import Embedder
 from adapters.types import Passage
 from config.database import Database
 from retrieval.highlight import Highlighter
+from retrieval.reach import up_to
 from retrieval.store_rows import highest
 from retrieval.tables import chunks, files, vector_store_files, vector_stores
 from retrieval.text_index import TextIndex, text_index
@@ -92,6 +93,7 @@ def _rows(connection: Connection, request: SearchRequest, wanted: Sequence[int],
         .join(files, files.c.id == chunks.c.file)
         .join(vector_stores, vector_stores.c.id == chunks.c.store)
         .where(chunks.c.id.in_(wanted), chunks.c.store.in_(request.stores), placed.c.status == "completed")
+        .where(placed.c.data_class.in_(up_to(request.max_data_class)))
         .where(*(table.c.tenant == request.tenant for table in (chunks, placed, files, vector_stores)))
         .where(or_(vector_stores.c.expires_at.is_(None), vector_stores.c.expires_at > now))
     )

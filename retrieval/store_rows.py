@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from adapters.backend import DATA_CLASSES, DataClass
 from retrieval.file_rows import get_file, paged
+from retrieval.reach import placed_within, stores_within
 from retrieval.tables import vector_store_files, vector_stores
-from retrieval.values import Attributes, FileCounts, FileStatus, NotFound, PageRequest, Store, StoreFile
+from retrieval.values import EVERYTHING, Attributes, FileCounts, FileStatus, NotFound, PageRequest, Reach, Store, StoreFile
 
 DAY = 86_400.0
 TOUCH_EVERY = 3_600.0  # seconds: how exact a store's last use is kept
@@ -28,42 +29,45 @@ def insert_store(connection: Connection, tenant: str, store: Store) -> None:
     connection.execute(insert(vector_stores).values(**row, **times))
 
 
-def get_store(connection: Connection, tenant: str, store_id: str, now: float) -> Store:
+def get_store(connection: Connection, tenant: str, store_id: str, now: float, reach: Reach = EVERYTHING) -> Store:
     """Raises `NotFound`."""
-    row = connection.execute(select(vector_stores).where(vector_stores.c.tenant == tenant, vector_stores.c.id == store_id)).one_or_none()
+    query = select(vector_stores).where(vector_stores.c.tenant == tenant, vector_stores.c.id == store_id, *stores_within(reach))
+    row = connection.execute(query).one_or_none()
     if row is None:
         raise NotFound("vector store", store_id)
     return _stores(connection, [row], now)[0]
 
 
-def list_stores(connection: Connection, tenant: str, page: PageRequest, now: float) -> tuple[list[Store], bool]:
-    query = select(vector_stores).where(vector_stores.c.tenant == tenant)
+def list_stores(connection: Connection, tenant: str, page: PageRequest, now: float, reach: Reach = EVERYTHING) -> tuple[list[Store], bool]:
+    query = select(vector_stores).where(vector_stores.c.tenant == tenant, *stores_within(reach))
     rows, more = paged(connection, query, vector_stores, page, tenant, "vector store")
     return _stores(connection, rows, now), more
 
 
-def update_store(connection: Connection, tenant: str, store_id: str, values: dict[str, Any], now: float) -> Store:
+def update_store(connection: Connection, tenant: str, store_id: str, values: dict[str, Any], now: float, reach: Reach = EVERYTHING) -> Store:
     """Raises `NotFound`."""
     if "expires_after_days" in values:
         days = values["expires_after_days"]
         values = {**values, "last_active_at": now, "expires_at": None if days is None else now + days * DAY}
     if values:
-        connection.execute(update(vector_stores).where(vector_stores.c.tenant == tenant, vector_stores.c.id == store_id).values(**values))
-    return get_store(connection, tenant, store_id, now)
+        own = (vector_stores.c.tenant == tenant, vector_stores.c.id == store_id, *stores_within(reach))
+        connection.execute(update(vector_stores).where(*own).values(**values))
+    return get_store(connection, tenant, store_id, now, reach)
 
 
-def delete_store(connection: Connection, tenant: str, store_id: str) -> None:
+def delete_store(connection: Connection, tenant: str, store_id: str, reach: Reach = EVERYTHING) -> None:
     """Takes with it the store's chunks, vectors and full-text entries; its files stay. Raises `NotFound`."""
-    gone = connection.execute(delete(vector_stores).where(vector_stores.c.tenant == tenant, vector_stores.c.id == store_id))
+    own = (vector_stores.c.tenant == tenant, vector_stores.c.id == store_id, *stores_within(reach))
+    gone = connection.execute(delete(vector_stores).where(*own))
     if gone.rowcount == 0:
         raise NotFound("vector store", store_id)
 
 
-def use_stores(connection: Connection, tenant: str, store_ids: Sequence[str], now: float) -> list[Store]:
-    """The stores as given. Raises `NotFound` for the first that is missing, foreign or expired."""
+def use_stores(connection: Connection, tenant: str, store_ids: Sequence[str], now: float, reach: Reach = EVERYTHING) -> list[Store]:
+    """The stores as given. Raises `NotFound` for the first that is missing, foreign, out of reach or expired."""
     found: list[Store] = []
     for store_id in store_ids:
-        store = get_store(connection, tenant, store_id, now)
+        store = get_store(connection, tenant, store_id, now, reach)
         if store.expired:
             raise NotFound("vector store", store_id)
         found.append(store)
@@ -81,10 +85,19 @@ def touch(connection: Connection, tenant: str, store: Store, now: float) -> None
     connection.execute(update(vector_stores).where(vector_stores.c.tenant == tenant, vector_stores.c.id == store.id).values(**values))
 
 
-def attach(connection: Connection, tenant: str, store_id: str, file_id: str, attributes: Attributes, data_class: DataClass, now: float) -> StoreFile:
+def attach(
+    connection: Connection,
+    tenant: str,
+    store_id: str,
+    file_id: str,
+    attributes: Attributes,
+    data_class: DataClass,
+    now: float,
+    reach: Reach = EVERYTHING,
+) -> StoreFile:
     """Queue a file for a store. One that is there already stays; one that failed is tried anew. Raises `NotFound`."""
-    file = get_file(connection, tenant, file_id, lock=True)
-    (store,) = use_stores(connection, tenant, [store_id], now)
+    file = get_file(connection, tenant, file_id, lock=True, reach=reach)
+    (store,) = use_stores(connection, tenant, [store_id], now, reach)
     data_class = highest([store.data_class, data_class])
     key = (vector_store_files.c.tenant == tenant, vector_store_files.c.store == store_id, vector_store_files.c.file == file_id)
     existing = connection.execute(select(vector_store_files).where(*key)).one_or_none()
@@ -104,32 +117,34 @@ def attach(connection: Connection, tenant: str, store_id: str, file_id: str, att
     return get_store_file(connection, tenant, store_id, file_id)
 
 
-def get_store_file(connection: Connection, tenant: str, store_id: str, file_id: str) -> StoreFile:
+def get_store_file(connection: Connection, tenant: str, store_id: str, file_id: str, reach: Reach = EVERYTHING) -> StoreFile:
     """Raises `NotFound`."""
     table = vector_store_files
-    row = connection.execute(select(table).where(table.c.tenant == tenant, table.c.store == store_id, table.c.file == file_id)).one_or_none()
+    own = (table.c.tenant == tenant, table.c.store == store_id, table.c.file == file_id, *placed_within(reach))
+    row = connection.execute(select(table).where(*own)).one_or_none()
     if row is None:
         raise NotFound("file in this vector store", file_id)
     return _store_file(row)
 
 
 def list_store_files(
-    connection: Connection, tenant: str, store_id: str, page: PageRequest, status: FileStatus | None, now: float
+    connection: Connection, tenant: str, store_id: str, page: PageRequest, status: FileStatus | None, now: float, reach: Reach = EVERYTHING
 ) -> tuple[list[StoreFile], bool]:
     """Raises `NotFound` for the store."""
-    get_store(connection, tenant, store_id, now)
-    query = select(vector_store_files).where(vector_store_files.c.tenant == tenant, vector_store_files.c.store == store_id)
+    get_store(connection, tenant, store_id, now, reach)
+    query = select(vector_store_files).where(vector_store_files.c.tenant == tenant, vector_store_files.c.store == store_id, *placed_within(reach))
     if status is not None:
         query = query.where(vector_store_files.c.status == status)
     rows, more = paged(connection, query, vector_store_files, page, tenant, "file in this vector store")
     return [_store_file(row) for row in rows], more
 
 
-def detach(connection: Connection, tenant: str, store_id: str, file_id: str) -> None:
+def detach(connection: Connection, tenant: str, store_id: str, file_id: str, reach: Reach = EVERYTHING) -> None:
     """Takes the file's chunks, vectors and full-text entries out of the store. Raises `NotFound`."""
     bump(connection, store_id, removal=True)
     table = vector_store_files
-    gone = connection.execute(delete(table).where(table.c.tenant == tenant, table.c.store == store_id, table.c.file == file_id))
+    own = (table.c.tenant == tenant, table.c.store == store_id, table.c.file == file_id, *placed_within(reach))
+    gone = connection.execute(delete(table).where(*own))
     if gone.rowcount == 0:
         raise NotFound("file in this vector store", file_id)
 

@@ -30,6 +30,7 @@ files = Table(
     Column("sha256", String(64), nullable=False),
     Column("blob", Text, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("uploaded_by", String(40)),  # the key that did, as the gateway calls it; null for none
     Index("ix_files_tenant_created_at_id", "tenant", "created_at", "id"),
 )
 

@@ -14,13 +14,16 @@ RRF_K = 60
 
 
 class SearchRequest(Struct, frozen=True, kw_only=True):
-    """A question to some of one tenant's vector stores. Stores of other tenants are treated as absent."""
+    """A question to some of one tenant's vector stores. Stores of other tenants are treated as absent, and so are
+    documents that are more sensitive than `max_data_class`.
+    """
 
     tenant: str
     stores: tuple[str, ...]
     query: str
     limit: int = 8
     highlight: bool = True
+    max_data_class: DataClass = "restricted"
 
 
 class SearchResult(Struct, frozen=True, kw_only=True):
@@ -41,8 +44,23 @@ ErrorCode: TypeAlias = Literal["server_error", "unsupported_file", "invalid_file
 Attributes: TypeAlias = dict[str, str | float | bool]
 
 
+class Reach(Struct, frozen=True, kw_only=True):
+    """What of a tenant's documents somebody may touch; the rest is missing to them. By default everything.
+
+    `stores` are the vector stores (None: all), `max_data_class` the most sensitive documents. A file is within reach when it is in one of the
+    stores, or `uploader` uploaded it, and when no vector store says that it is more sensitive; one that is in no store counts as internal.
+    """
+
+    stores: tuple[str, ...] | None = None
+    max_data_class: DataClass = "restricted"
+    uploader: str | None = None
+
+
+EVERYTHING = Reach()
+
+
 class File(Struct, frozen=True, kw_only=True):
-    """An uploaded original. `sha256` is of its bytes, `blob` the name under which the blob store keeps them."""
+    """An uploaded original. `sha256` is of its bytes, `blob` the name under which the blob store keeps them, `uploaded_by` who uploaded it."""
 
     id: str
     filename: str
@@ -51,6 +69,7 @@ class File(Struct, frozen=True, kw_only=True):
     sha256: str
     created_at: float
     blob: str
+    uploaded_by: str | None = None
 
 
 class DocumentText(Struct, frozen=True, kw_only=True):
@@ -127,6 +146,13 @@ class NotFound(LookupError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.kind, self.id))
+
+
+class OutOfReach(PermissionError):
+    """A file is also in vector stores that are out of reach, so it may not be deleted there."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"File {id!r} is also in vector stores that are out of reach.")
 
 
 class TooLarge(ValueError):

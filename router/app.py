@@ -12,7 +12,8 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
 from router.gateway import Gateway
-from router.http import admin, chat, conversations, docs, embeddings, explain, files, health, messages, models, moderations, responses, vector_stores
+from router.http import admin, chat, conversations, docs, embeddings, explain, files, health, identity, messages, models, moderations, responses, vector_stores
+from router.http.access import Authorise, require_rows
 from router.http.errors import ApiError
 from router.http.middleware import Authenticate, RequestId, id_headers
 from router.http.openapi import openapi_config
@@ -29,7 +30,10 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "u
 
 
 def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes: int) -> Litestar:
-    """The ASGI application. `open_gateway` is awaited at start-up, on the loop that serves."""
+    """The ASGI application. `open_gateway` is awaited at start-up, on the loop that serves.
+
+    Raises `RouteWithoutRow` where the routes and the endpoint matrix differ.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
@@ -41,7 +45,7 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
         finally:
             await gateway.stop()
 
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             chat.chat_completions,
             messages.create_message,
@@ -60,20 +64,23 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
             *conversations.handlers,
             *files.handlers,
             *vector_stores.handlers,
+            *identity.handlers,
             *admin.handlers,
         ],
-        middleware=[RequestId(), Authenticate()],
+        middleware=[RequestId(), Authenticate(), Authorise()],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
         lifespan=[lifespan],
         openapi_config=openapi_config(),
         request_max_body_size=max_body_bytes,
         logging_config=None,
     )
+    require_rows(app)
+    return app
 
 
 def _respond(request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
     """The error in the shape of the path's dialect."""
-    path = request.url.path
+    path = request.scope["path"]  # not `url`, which a `Host` that is none breaks
     request_id = request.state.get("request_id") or uuid.uuid4().hex  # no path, no route: the middleware did not run
     body = error_object(error.detail, error.status, request_id, getattr(error, "details", None)) if speaks_anthropic(path) else error.body()
     return Response(body, status_code=error.status, media_type="application/json", headers={**error.headers, **id_headers(path, request_id)})
@@ -91,5 +98,5 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 
 def _internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     request_id = request.state.get("request_id", "")
-    log.error("request_failed", request_id=request_id, path=request.url.path, exc_info=error)
+    log.error("request_failed", request_id=request_id, path=request.scope["path"], exc_info=error)
     return _respond(request, ApiError(500, "internal_error", f"The service failed. Tell your administrator the request id {request_id}."))

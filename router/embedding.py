@@ -27,7 +27,8 @@ from router.limits.admission import Admission
 from router.limits.refusals import Limited, Standings
 from router.local_embedder import LocalEmbedder
 from router.money.books import BudgetExceeded
-from router.money.settlement import AttemptPlan, Booking, Caps, measured
+from router.money.levels import caps_of
+from router.money.settlement import AttemptPlan, Booking, measured
 from router.wire.call import Hints
 
 if TYPE_CHECKING:
@@ -179,10 +180,8 @@ class EmbeddingExchange:
             started_at=time.time(),
             purpose="embedding",
         )
-        budget = self.tenant.budget_usd
-        caps = Caps(day=_picodollars(budget.day), month=_picodollars(budget.month))
-        principal = self.principal
-        return self.gateway.accounting.booking(self.request_id, principal.tenant, principal.key_id, self.active.version, caps, plan)
+        payer, caps = self.principal, caps_of(self.tenant.budget_usd, self.principal)
+        return self.gateway.accounting.booking(self.request_id, payer.tenant, payer.key_id, self.active.version, caps, plan, team=payer.team, user=payer.user)
 
     async def _settle(self, booking: Booking | None, opening: asyncio.Task[None] | None, failure: BaseException | None) -> None:
         """Close the books, whatever happened, once what was being reserved stands."""
@@ -216,7 +215,3 @@ def candidates(gateway: Gateway, active: ActivePolicy) -> dict[str, Candidate]:
         configured = active.policy.embedders[name]
         found[name] = Candidate(embedder, configured.clearance, configured.price)
     return found
-
-
-def _picodollars(usd: float | None) -> int | None:
-    return None if usd is None else picodollars(usd)

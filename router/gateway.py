@@ -15,12 +15,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.backend import BackendContext, LocalCompute
 from adapters.errors import BackendError
 from config.database import Database
+from config.networks import parse_networks
 from config.settings import Settings
-from policies.access import Action, Principal, allowed
+from policies.access import Principal
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
-from router.auth import Authenticator
+from router.credentials.door import Door
 from router.http.errors import ApiError
+from router.identity.authenticator import Authenticator
+from router.identity.reach import documents_reach
 from router.kept.conversations import Conversations
 from router.kept.idempotency import Idempotency
 from router.kept.remembering import RememberedParts
@@ -82,12 +85,21 @@ class Gateway:
         self.limits = Limiter(lambda: open_limits(settings, database, worker), settings.limits_when_away, self.metrics)
         self.sealer = Sealer(secret)
         self.auth = Authenticator(database, secret)
+        self.trusted_proxies = parse_networks(settings.trusted_proxies)
         self.accounting = Accounting(database, worker)
         self.idempotency = Idempotency(database, self.sealer, worker, settings.idempotency_s)
         self.remembered = RememberedParts(database, self.sealer, settings.tool_memory_s)
         self.turns = Turns(database, self.sealer, settings.retention_s)
         self.conversations = Conversations(database, self.sealer, settings.retention_s)
         self.policy = PolicyHolder(database, settings, BackendContext(environ=dict(environ), compute=compute), source, self.metrics.circuit)
+        self.door = Door(
+            keys=self.auth.principal,
+            database=database,
+            secret=secret,
+            settings=settings,
+            identity=lambda: self.policy.current.policy.file.identity,
+            metrics=self.metrics,
+        )
         self._worker = worker
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -108,6 +120,7 @@ class Gateway:
         self.interrupt()
         while self._tasks or self._running:
             await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
+        await self.door.aclose()
         await self.policy.current.aclose()
         await self.limits.aclose()
         if self.compute is not None:
@@ -184,10 +197,10 @@ class Gateway:
         if (self.compute is None or not installed("faiss")) and self.database.dialect == "sqlite":
             raise ApiError(503, "documents_unavailable", "Documents cannot be indexed here: install headgate[documents] and restart.")
 
-    async def require_stores(self, tenant: str, stores: tuple[str, ...], param: str) -> None:
-        """Raises `ApiError` 404 for a store that is missing or another tenant's, in the same words."""
+    async def require_stores(self, principal: Principal, stores: tuple[str, ...], param: str) -> None:
+        """Raises `ApiError` 404 for a store that is missing, another tenant's or out of the key's reach, in the same words."""
         try:
-            await self.documents.use_stores(tenant, tuple(dict.fromkeys(stores)))
+            await self.documents.use_stores(principal.tenant, tuple(dict.fromkeys(stores)), reach=documents_reach(principal))
         except NotFound as error:
             raise ApiError(404, "vector_store_not_found", f"{error} List yours with GET /v1/vector_stores.", param=param) from error
 
@@ -201,12 +214,6 @@ class Gateway:
         except (SQLAlchemyError, OSError) as error:
             return f"the database fails: {type(error).__name__}"
         return None
-
-    @staticmethod
-    def require(principal: Principal, action: Action) -> None:
-        """Raises `ApiError` 403 unless the principal's role allows the action."""
-        if not allowed(principal, action):
-            raise ApiError(403, "not_permitted", f"The role {principal.role!r} may not do this ({action}).")
 
     async def _every(self, seconds: float, work: Any) -> None:
         pause = seconds

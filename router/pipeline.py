@@ -22,13 +22,13 @@ import msgspec
 import structlog
 
 from adapters.backend import Backend, DataClass, estimate_tokens, may_be_spoken
-from adapters.cost import picodollars, upper_bound, usd_float
+from adapters.cost import upper_bound, usd_float
 from adapters.output_limits import LONGEST_OUTPUT_TOKENS, default_output_tokens
 from adapters.prompting import with_format
 from adapters.structured import AnswerFormat
 from adapters.tokens import counting_once
 from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
-from policies.access import Principal
+from policies.access import Principal, may_handle
 from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
 from policies.limits import check_input
@@ -46,7 +46,8 @@ from router.limits.admission import Admission
 from router.limits.refusals import Limited, Standings
 from router.moderating import Moderation
 from router.money.books import BudgetExceeded
-from router.money.settlement import AttemptPlan, Caps, Purpose, Settlement
+from router.money.levels import caps_of
+from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement
 from router.policy_in_force import ActivePolicy
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.wire.call import Call
@@ -56,6 +57,12 @@ log = structlog.get_logger("headgate.pipeline")
 
 EXPECTED_OUTPUT_TOKENS = 1_000
 """What an answer is charged to the limits in advance where the request does not say how long it may become; the difference is made good after it."""
+
+LEAST_OUTPUT_TOKENS = 256
+"""An answer that asked for more is cut down to no less where the budget does not hold all of it."""
+
+LEAST_THINKING_TOKENS = 4_096
+"""The same for one that thinks, where nothing says how much."""
 
 
 class Exchange:
@@ -107,6 +114,8 @@ class Exchange:
         if scopes:
             await self._admit(scopes, counted.n)
         self.data_class = highest(self.tenant.data_class, call.hints.data_class or "public")
+        if not may_handle(self.principal, self.data_class):
+            raise ApiError(403, "not_permitted", f"This key may not touch {self.data_class} data.")
         await self._ground()
         self._request = msgspec.structs.replace(
             call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition(), whole=not call.stream
@@ -123,8 +132,8 @@ class Exchange:
         )
         self._histories = Histories(policy.history(self.principal.tenant), self._request, counted.upper)
         self._input_tokens = self._histories.input_tokens(self.active.backends.values())
-        remaining = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if with_budget else None
-        decision = self.decide(remaining)
+        left = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if with_budget else None
+        decision = self.decide(None if left is None else left[0])
         if scopes and scopes.models:
             decision = await self._admit_model(decision)
         return decision
@@ -175,20 +184,22 @@ class Exchange:
             used = self._bookings.tokens
             self._admission.settle(used, {name: self.active.backends[name].model for name in used})
 
-    def decide(self, remaining: int | None) -> Decision:
+    def decide(self, left: Left | None) -> Decision:
         """Raises `ApiError` where nothing is permitted. Upper costs are counted only where something depends on them."""
-        costs = None
-        if remaining is not None or self.call.hints.max_cost_usd is not None:
-            costs = {name: self._plan(name, backend)[1].amount for name, backend in self.active.backends.items()}
-        self.decision = decide(self.active.policy, self.features, self.state(costs, remaining))
+        costs = least = None
+        if left is not None or self.call.hints.max_cost_usd is not None:
+            plans = {name: self._plan(name, backend)[1] for name, backend in self.active.backends.items()}
+            costs = {name: plan.amount for name, plan in plans.items()}
+            least = None if left is None else {name: left.needed(plan) for name, plan in plans.items()}
+        self.decision = decide(self.active.policy, self.features, self.state(costs, least, None if left is None else left.at_most(LARGEST_AMOUNT).overall))
         if self.decision.outcome != "ok":
             wait = self.active.closes_in_s() if self.decision.outcome == "no_permitted_backend" else None
             headers = {} if wait is None else {"retry-after": f"{math.ceil(wait)}"}
             raise ApiError(self.decision.status, self.decision.outcome, f"{_sentence(self.decision.message)}.", param=self.decision.param, headers=headers)
         return self.decision
 
-    def state(self, costs: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
-        return self.active.state(self._seed(), self.principal, costs, remaining, self._input_tokens)
+    def state(self, costs: Mapping[str, int] | None = None, least: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
+        return self.active.state(self._seed(), self.principal, costs, least, remaining, self._input_tokens)
 
     def _seed(self) -> str:
         """The seed of weighted rules: the client's, or one of this request's own."""
@@ -202,7 +213,9 @@ class Exchange:
         return self.decision.rule or (self.decision.reasons[0].partition(":")[0] if self.decision.reasons else "")
 
     def _stores(self) -> tuple[str, ...]:
-        return self.call.stores or self.active.policy.grounding(self.principal.tenant).stores
+        """The stores that the request names; else those of the policy that the key may use."""
+        default, own = self.active.policy.grounding(self.principal.tenant).stores, self.principal.stores
+        return self.call.stores or tuple(store for store in default if own is None or store in own)
 
     def _partition(self) -> str:
         return hashlib.sha256(b"tenant:" + self.principal.tenant.encode()).hexdigest()[:16]
@@ -212,9 +225,10 @@ class Exchange:
         if not stores:
             return
         question = next((message.text for message in reversed(self.call.request.messages) if message.role == "user"), "")
-        await self.gateway.require_stores(self.principal.tenant, stores, self.call.stores_param)
+        await self.gateway.require_stores(self.principal, stores, self.call.stores_param)
         limit = self.call.search_limit or self.active.policy.grounding(self.principal.tenant).limit
-        found = await self.gateway.search(SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit))
+        most = self.principal.max_data_class
+        found = await self.gateway.search(SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit, max_data_class=most))
         self.passages = found.passages
         if found.passages:
             self.data_class = highest(self.data_class, found.data_class)
@@ -246,7 +260,8 @@ class Exchange:
         """`body` tells this request's different bodies apart: a provider sees one idempotency key for a body and its retries."""
         backend = self.active.backends[step.backend]
         request, plan = self._plan(step.backend, backend, step.added)
-        plan = msgspec.structs.replace(plan, purpose=purpose)
+        # Beside another attempt there is no need to be content with less.
+        plan = msgspec.structs.replace(plan, purpose=purpose, least_output=_least_output(request) if purpose == "answer" else 0)
         key = hashlib.sha256(f"{self.request_id} {step.backend} {body}".encode()).hexdigest()[:32]
         request = msgspec.structs.replace(request, idempotency_key=f"headgate-{key}")
         held = not self.call.stream or not may_stream(self._request, backend.capabilities)
@@ -268,6 +283,7 @@ class Exchange:
         request = with_format(msgspec.structs.replace(request, max_output_tokens=limit), backend.capabilities)
         bound = backend.count(request).upper
         output = (limit or 0) * request.n
+        runs = math.ceil(1000 * (configured.spec.total_s or 0)) if price.second else 0
         return request, AttemptPlan(
             backend=name,
             provider=backend.provider,
@@ -275,9 +291,13 @@ class Exchange:
             price=price,
             input_bound=bound,
             output_bound=output,
-            amount=upper_bound(bound, output, price, spoken=may_be_spoken(request)),
+            amount=upper_bound(bound, output, price, spoken=(spoken := may_be_spoken(request)), milliseconds=runs),
             rule=self.rule,
             started_at=time.time(),
+            least_output=_least_output(request),
+            choices=request.n,
+            spoken=spoken,
+            milliseconds=runs,
         )
 
     def input_tokens(self) -> int:
@@ -295,7 +315,7 @@ class Exchange:
         began, summariser = time.perf_counter(), self.active.backends[by]
         request, plan = self._bounded(by, summariser, summary_request(dropped, summariser, self._request.partition))
         most, both = self.features.max_cost_usd, usd_float(self._bookings.spent() + plan.amount + self._plan(name, backend, added)[1].amount)
-        attempt = Attempt(summariser, request, msgspec.structs.replace(plan, purpose="history"), Moderation(UNMODERATED))
+        attempt = Attempt(summariser, request, msgspec.structs.replace(plan, purpose="history", least_output=0), Moderation(UNMODERATED))
         self._no_summary = True  # until there is one: a request asks for none a second time
         allowed = permitted(self.active.policy, needs_nothing(self.features), self.state(), by) and (most is None or both <= most)
         try:
@@ -312,8 +332,7 @@ class Exchange:
             self._no_summary = False
 
     def _caps(self) -> Caps:
-        budget = self.tenant.budget_usd
-        return Caps(day=_picodollars(budget.day), month=_picodollars(budget.month))
+        return caps_of(self.tenant.budget_usd, self.principal)
 
     # --- the end ---------------------------------------------------------------------------------------------------------------------
 
@@ -397,11 +416,20 @@ class Exchange:
 
     def _notes(self) -> tuple[str, ...]:
         """What was done to the answer, as reason codes."""
-        if self.attempt is None or self.attempt.structured is None:
+        attempt = self.attempt
+        if attempt is None:
             return ()
-        held = ("structured:held",) if self.call.stream and self.attempt.structured.hold else ()
+        clamped = () if attempt.clamped is None else (f"clamped:max_output_tokens={attempt.clamped}",)
+        if attempt.structured is None:
+            return clamped
+        held = ("structured:held",) if self.call.stream and attempt.structured.hold else ()
         repaired = (f"structured:repairs:{self._attempts.repairs}",) if self._attempts.repairs else ()
-        return (*held, *repaired, *(("structured:unwrapped",) if self.attempt.structured.unwrapped else ()))
+        return (*clamped, *held, *repaired, *(("structured:unwrapped",) if attempt.structured.unwrapped else ()))
+
+    @property
+    def clamped(self) -> int | None:
+        """The output tokens that the budget left to each choice; None where it left all that was asked for."""
+        return None if self.attempt is None else self.attempt.clamped
 
     @property
     def history(self) -> JsonObject | None:
@@ -436,5 +464,13 @@ def _sentence(message: str) -> str:
     return message[:1].upper() + message[1:]
 
 
-def _picodollars(usd: float | None) -> int | None:
-    return None if usd is None else picodollars(usd)
+def _least_output(request: GenerateRequest) -> int:
+    """The tokens of output, for each choice, below which an answer is not worth its price; 0 where its output is not bounded."""
+    if request.max_output_tokens is None:
+        return 0
+    thinking = request.reasoning
+    if thinking is None:
+        least = LEAST_OUTPUT_TOKENS
+    else:  # thoughts come first, and are output too
+        least = LEAST_OUTPUT_TOKENS + thinking.budget_tokens if thinking.budget_tokens is not None else LEAST_THINKING_TOKENS
+    return min(least, request.max_output_tokens)

@@ -79,6 +79,8 @@ class ActivePolicy:
     def price(self, name: str, at: float | None = None) -> Price:
         """What a backend charges at that time (default: now). The book's prices may change with the hour, so each is asked for once a minute."""
         configured = self.policy.backends[name]
+        if (dated := _dated(configured.spec.price_from, time.time() if at is None else at)) is not None:
+            return dated
         if not configured.remote or configured.spec.price is not None:
             return configured.price
         now = time.time() if at is None else at
@@ -94,6 +96,7 @@ class ActivePolicy:
         seed: str,
         principal: Principal,
         upper_costs: Mapping[str, int] | None = None,
+        least_costs: Mapping[str, int] | None = None,
         remaining: int | None = None,
         input_tokens: Mapping[str, int] | None = None,
     ) -> State:
@@ -108,6 +111,7 @@ class ActivePolicy:
                     reason=health.reason,
                     capabilities=self.backends[name].capabilities,
                     upper_cost_usd=usd_float(upper_costs[name]) if upper_costs is not None else 0.0,
+                    least_cost_usd=usd_float(least_costs[name]) if least_costs is not None else None,
                     input_tokens=None if input_tokens is None else input_tokens.get(name),
                 )
                 for name, health in self.health.items()
@@ -246,3 +250,12 @@ async def _health(backend: Backend) -> BackendHealth:
 def known_price(_name: str, spec: BackendSpec) -> Price | None:
     """The price book's rates for a backend whose table gives none."""
     return price_for(spec)
+
+
+def _dated(prices: Mapping[str, Price], at: float) -> Price | None:
+    """The price of the latest day that has begun, in UTC."""
+    if not prices:
+        return None
+    today = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
+    begun = [day for day in prices if day <= today]
+    return prices[max(begun)] if begun else None

@@ -30,11 +30,13 @@ from config.database import Database
 from config.secretfile import admin_key, load_secret
 from config.settings import Settings
 from policies.load import load_policy
-from router import auth, policy_store
+from router import policy_store
 from router.backends import load_kinds, try_policy
-from router.launch import Launch, installed, migrate_state, open_state, socket_path
+from router.identity.first_keys import FirstKeys, ensure_first_keys
+from router.identity.tenants import DEFAULT_TENANT, list_tenants
+from router.launch import Launch, installed, open_state, prepare_state, socket_path
 from router.limits.sql import forget_worker as free_limits
-from router.money.books import recover
+from router.money.recovery import recover
 from router.policy_in_force import known_price
 from router.tables import reservations, workers
 from router.telemetry import METRICS_FOLDER, forget_worker, prepare_metrics_folder
@@ -166,34 +168,34 @@ class Supervisor:
             identity.write_text(uuid.uuid4().hex)
         self._instance = identity.read_text()
 
-    def _prepare(self, database: Database) -> auth.FirstKeys:
-        """Migrate, recover what an earlier run of this instance left open, import the policy file, make sure there are keys."""
-        migrate_state(database)
+    def _prepare(self, database: Database) -> FirstKeys:
+        """Make the tables or check them, recover what an earlier run of this instance left open, import the policy file, make sure there are keys."""
+        prepare_state(database, self._settings)
         environ = self._launch.environ()
         secret = load_secret(environ, self._settings.home).reveal().encode()
-        configured = admin_key(environ)
+        configured = admin_key(environ, [str(row["name"]) for row in database.read_blocking(list_tenants)])
         text = self._launch.text()
         embedded = self._settings.database_url is None
 
-        def work(connection: Connection) -> auth.FirstKeys:
+        def work(connection: Connection) -> FirstKeys:
             # The home's lock is ours, so whatever worker of this instance is registered is dead; a database inside the home has no other instance.
             dead = _workers_of(connection, None if embedded else self._instance)
             recovered = sum(_bury(connection, worker) for worker in dead)
             if recovered:
                 log.warning("recovered_reservations", count=recovered)
             policy_store.import_file(connection, text)
-            return auth.ensure_first_keys(connection, secret, configured.reveal() if configured else None)
+            return ensure_first_keys(connection, secret, configured.reveal() if configured else None)
 
         return database.write_blocking(work)
 
-    def _announce_ready(self, url: str, made: auth.FirstKeys) -> None:
+    def _announce_ready(self, url: str, made: FirstKeys) -> None:
         self._announce(f"Headgate is ready on {url}")
         self._announce(f"  API reference  {url}/docs      health  {url}/health")
         self._announce(f"  base_url for the OpenAI SDK: {url}/v1")
         if made.admin is not None:
             self._announce(f"  admin key, to administer (shown this once): {made.admin}")
         if made.chat is not None:
-            self._announce(f"  key of tenant {auth.DEFAULT_TENANT!r}, to chat (shown this once): {made.chat}")
+            self._announce(f"  key of tenant {DEFAULT_TENANT!r}, to chat (shown this once): {made.chat}")
 
     # --- processes ---------------------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The service's tables: identity, policy versions, reservations, budgets and the ledger.
+"""The service's tables: policy versions, reservations, budgets and the ledger. Those of identity stand in `router.identity.tables`.
 
 Money is in picodollars (1e-12 USD, integers); times are seconds since the epoch. The ledger is append only: a row is one attempt's
 outcome, and a later truth is another row (`entry = 'correction'`), never an update.
@@ -14,28 +14,6 @@ metadata = new_metadata()
 
 UNCAPPED = 9 * 10**18
 """The cap of a period without one, in picodollars."""
-
-tenants = Table(
-    "tenants",
-    metadata,
-    Column("name", String(64), primary_key=True),
-    Column("created_at", Double, nullable=False),
-)
-
-keys = Table(
-    "keys",
-    metadata,
-    Column("id", String(40), primary_key=True),
-    Column("tenant", String(64), nullable=False, index=True),
-    Column("role", String(16), nullable=False),
-    Column("name", String(200), nullable=False),
-    Column("prefix", String(16), nullable=False),
-    Column("hash", String(64), nullable=False, unique=True),
-    Column("models", Text),
-    Column("created_at", Double, nullable=False),
-    Column("expires_at", Double),
-    Column("revoked_at", Double),
-)
 
 policy_versions = Table(
     "policy_versions",
@@ -74,12 +52,16 @@ reservations = Table(
     Column("plan", Text, nullable=False),
     Column("policy_version", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("team", String(40), nullable=False, server_default=""),
+    Column("user_id", String(40), nullable=False, server_default=""),
+    Column("counters", Text, nullable=False, server_default="[]"),
 )
 
 budgets = Table(
     "budgets",
     metadata,
     Column("tenant", String(64), primary_key=True),
+    Column("scope", String(200), primary_key=True, server_default=""),
     Column("period", String(16), primary_key=True),
     Column("cap", BigInteger, nullable=False),
     Column("spent", BigInteger, nullable=False),
@@ -116,5 +98,6 @@ ledger = Table(
     Column("policy_version", Integer, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double, nullable=False),
+    Column("billed_ms", BigInteger, nullable=False, server_default="0"),
     Index("ix_ledger_tenant_ended_at", "tenant", "ended_at"),
 )

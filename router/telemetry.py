@@ -44,6 +44,7 @@ class Metrics:
         self._waiting = Gauge("headgate_limit_waiting", "Requests that wait for a limit.", registry=registry, multiprocess_mode="livesum")
         self._waited = Histogram("headgate_limit_wait_seconds", "Time that requests waited for a limit.", buckets=_SECONDS, registry=registry)
         self._limits_away = Counter("headgate_limit_store_failures_total", "Checks of a limit that its store did not answer.", ["store"], registry=registry)
+        self._auth_failures = Counter("headgate_auth_failures_total", "Requests whose credential was refused, by why.", ["reason"], registry=registry)
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -56,6 +57,9 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         self._refusals.labels(code).inc()
+
+    def auth_failed(self, reason: str) -> None:
+        self._auth_failures.labels(reason).inc()
 
     def attempt_failed(self, backend: str, code: str) -> None:
         self._failures.labels(backend, code).inc()

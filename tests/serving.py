@@ -25,10 +25,12 @@ import uvicorn
 
 from config.database import Database, open_database
 from config.settings import Settings, load_settings
-from router import auth, policy_store
+from router import policy_store
 from router.app import create_app
 from router.backends import load_kinds
 from router.gateway import Compute, Gateway
+from router.identity.keys import create_key
+from router.identity.tenants import PLATFORM, create_tenant, list_tenants
 from router.launch import migrate_state, open_documents
 
 SECRET = b"a secret of the tests, long enough"
@@ -72,10 +74,10 @@ async def serving(
     def prepare(connection: Any) -> None:
         policy_store.import_file(connection, policy)
         for tenant in ("acme", "globex"):
-            if tenant not in {row["name"] for row in auth.list_tenants(connection)}:
-                auth.create_tenant(connection, tenant)
-            keys[tenant] = auth.create_key(connection, SECRET, tenant=tenant, role="owner").key
-        keys["platform"] = auth.create_key(connection, SECRET, tenant=auth.PLATFORM, role="operator").key
+            if tenant not in {row["name"] for row in list_tenants(connection)}:
+                create_tenant(connection, tenant)
+            keys[tenant] = create_key(connection, SECRET, tenant=tenant, role="owner").key
+        keys["platform"] = create_key(connection, SECRET, tenant=PLATFORM, role="operator").key
 
     await database.write(prepare)
     gateway = Gateway(
@@ -93,7 +95,11 @@ async def serving(
     largest = settings.max_body_mb * 2**20
     app = _idle[largest].pop() if _idle[largest] else _App(largest)
     app.gateway = gateway
-    server = uvicorn.Server(uvicorn.Config(app.asgi, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app.asgi, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", ws="none", proxy_headers=False, timeout_graceful_shutdown=2
+        )
+    )
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     running = asyncio.create_task(server.serve())
     try:

@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import msgspec
+
 from adapters.backend import Backend
 from adapters.errors import BackendUnavailable
 from adapters.types import (
@@ -50,6 +52,8 @@ class Attempt:
         self.structured = structured
         self.history = history
         """What was left out of the request's messages, to be said to the client."""
+        self.clamped: int | None = None
+        """The output tokens that the budget left to each choice, where it left less than was asked for."""
         self.record = AttemptRecord(backend=plan.backend)
         self.citations: list[Citation] = []
         self.finished: list[Finished] = []
@@ -59,6 +63,13 @@ class Attempt:
         """When the backend was called, by `time.perf_counter()`."""
         self.answered = False
         """Whether its first event has come."""
+
+    def grant(self, plan: AttemptPlan) -> None:
+        """Take the plan for which something was set aside; with less output than was asked for, the request asks for that."""
+        if plan.output_bound < self.plan.output_bound:
+            self.clamped = plan.output_bound // plan.choices
+            self.request = msgspec.structs.replace(self.request, max_output_tokens=self.clamped)
+        self.plan = plan
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Deltas and opaque items, cited and moderated. `Finished`, citations and usage stay here."""

@@ -11,11 +11,14 @@ import msgspec
 from adapters.errors import BackendError
 from router.attempts.attempt import Attempt
 from router.money.books import BudgetExceeded
-from router.money.settlement import LARGEST_AMOUNT, Booking, Caps, Purpose, Settlement, measured
+from router.money.settlement import LARGEST_AMOUNT, Booking, Caps, Left, Purpose, Settlement, measured
 
 if TYPE_CHECKING:
     from policies.access import Principal
     from router.gateway import Gateway
+
+
+NO_LIMIT = Left(LARGEST_AMOUNT)
 
 
 class _Lane:
@@ -65,7 +68,10 @@ class Bookings:
         accounting = self._gateway.accounting
         lane = self._lanes.get(attempt.plan.purpose)
         if lane is None or lane.booking is None:
-            booking = accounting.booking(self._request_id, self._principal.tenant, self._principal.key_id, self._version, self._caps, attempt.plan)
+            payer = self._principal
+            booking = accounting.booking(
+                self._request_id, payer.tenant, payer.key_id, self._version, self._caps, attempt.plan, team=payer.team, user=payer.user
+            )
             booking.attempt = 1 if lane is None else lane.number + 1
             try:
                 await accounting.open(booking)
@@ -74,24 +80,29 @@ class Bookings:
             except Exception:
                 self._gateway.background(self._gateway.release(booking))
                 raise
+            attempt.grant(booking.plan)
             self._lanes[attempt.plan.purpose] = _Lane(booking, attempt)
             return
         settlement = measured(lane.attempt.record, lane.booking.plan, lane.failure)
         await accounting.next_attempt(lane.booking, settlement, attempt.plan)
         self._add(lane.attempt, settlement)
+        attempt.grant(lane.booking.plan)
         self._lanes[attempt.plan.purpose] = _Lane(lane.booking, attempt)
 
     def failed(self, attempt: Attempt, error: BackendError) -> None:
         """The attempt failed and its work has stopped. It is booked with the next one, or at the end."""
         self._lane_of(attempt).failure = error
 
-    async def remaining(self) -> int:
-        """What the budget leaves to the next attempt at the answer: what the failed one set aside is given back when that one's is made."""
+    async def remaining(self) -> tuple[Left, Left]:
+        """What the budgets leave to the next attempt at the answer, and what they might if nothing that is set aside were spent.
+
+        What the failed one set aside is given back when that one's is made.
+        """
         lane = self._lanes.get("answer")
         booking = None if lane is None else lane.booking
         spent = 0 if lane is None else lane.spent
         left = await self._gateway.accounting.remaining(self._principal.tenant, self._caps, booking, spent)
-        return LARGEST_AMOUNT if left is None else min(left, LARGEST_AMOUNT)
+        return (NO_LIMIT, NO_LIMIT) if left is None else (left[0].at_most(LARGEST_AMOUNT), left[1].at_most(LARGEST_AMOUNT))
 
     def spent(self) -> int:
         """What all attempts have cost so far, in picodollars: those that have ended, and those that are still to be booked."""

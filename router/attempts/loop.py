@@ -21,6 +21,7 @@ from router.attempts.course import Course, Step
 from router.attempts.hedging import Runner, raced
 from router.http.errors import ApiError
 from router.money.books import BudgetExceeded
+from router.money.settlement import Left
 
 if TYPE_CHECKING:
     from router.pipeline import Exchange
@@ -29,6 +30,9 @@ log = structlog.get_logger("headgate.pipeline")
 
 BUDGET_ROUNDS = 5
 """How often a request decides anew when others take the budget between its decision and its reservation."""
+
+FIRST_BUDGET_WAIT_S, LONGEST_BUDGET_WAIT_S = 0.05, 0.5
+"""How often a request that waits for money (`budget_wait_s`) looks for it."""
 
 
 class Attempts:
@@ -84,8 +88,10 @@ class Attempts:
 
         A budget that refuses changes the decision: what it still affords is decided anew, with the policy's `on_budget_end`.
         """
-        exchange = self._exchange
-        for _ in range(BUDGET_ROUNDS):
+        exchange, rounds, wait = self._exchange, 0, FIRST_BUDGET_WAIT_S
+        until = time.monotonic() + exchange.tenant.budget_wait_s
+        while rounds < BUDGET_ROUNDS:
+            rounds += 1
             assert exchange.decision is not None
             step = course.following(exchange.decision.candidates, last, self._active.ready)
             if step is None:
@@ -102,12 +108,17 @@ class Attempts:
                 await self._bookings.begin(attempt)
             except BudgetExceeded:
                 course.cannot_afford(step)
+                left, at_best = await self._left()
                 try:
-                    exchange.decide(await self._left())
+                    exchange.decide(left)
                 except ApiError:
                     if last is not None:
                         return None
-                    raise
+                    if time.monotonic() + wait > until:
+                        raise
+                    exchange.decide(at_best)  # what is spent does not come back: then there is nothing to wait for
+                    await asyncio.sleep(wait)
+                    rounds, wait = 0, min(2 * wait, LONGEST_BUDGET_WAIT_S)
                 continue
             course.took(step)
             self.repairs += step.kind == "repair"
@@ -119,10 +130,13 @@ class Attempts:
             return None
         raise ApiError(402, "budget_exceeded", "The budget is being used up by other requests; try again, or ask your administrator for a larger one.")
 
-    async def _left(self) -> int:
-        """What the next attempt may cost at most: what the budget leaves to it, and the request's own `max_cost_usd`."""
-        remaining, most = await self._bookings.remaining(), self._exchange.features.max_cost_usd
-        return remaining if most is None else max(0, min(remaining, picodollars(most) - self._bookings.spent()))
+    async def _left(self) -> tuple[Left, Left]:
+        """What the next attempt may cost at most, now and at best: what the budgets leave to it, and the request's own `max_cost_usd`."""
+        (now, at_best), most = await self._bookings.remaining(), self._exchange.features.max_cost_usd
+        if most is None:
+            return now, at_best
+        own = max(0, picodollars(most) - self._bookings.spent())
+        return now.at_most(own), at_best.at_most(own)
 
     # --- a second attempt beside a slow first one --------------------------------------------------------------------------------------
 

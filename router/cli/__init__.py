@@ -10,9 +10,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import SettingsError
 from config.yamlfile import YamlError
+from router.cli import archive as archive  # it adds its commands to `ledger`
+from router.cli.backup import backup, restore
+from router.cli.db import db
 from router.cli.doctor import doctor
 from router.cli.documents import documents
-from router.cli.identity import keys, tenants
+from router.cli.identity import keys, teams, tenants, users
 from router.cli.policy import policy
 from router.cli.serve import serve
 from router.cli.usage import ledger, usage
@@ -24,7 +27,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, keys, documents, usage, ledger, doctor):
+for command in (serve, policy, tenants, teams, users, keys, documents, usage, ledger, db, backup, restore, doctor):
     cli.add_command(command)
 
 

@@ -16,9 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.database import Database
 from config.settings import Settings, hide_password
-from router import auth
 from router.backends import load_kinds
-from router.launch import DEFAULT_POLICY, Launch, migrate_state, open_state
+from router.identity.tenants import DEFAULT_TENANT, list_tenants
+from router.launch import DEFAULT_POLICY, Launch, open_state, prepare_state
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def find_launch(config: Path | None) -> Launch:
 
 @contextmanager
 def open_home(config: Path | None) -> Iterator[tuple[Launch, Settings, Database]]:
-    """Settings and database of this home, migrated; works beside a running server."""
+    """Settings and database of this home, checked; works beside a running server."""
     launch = find_launch(config)
     settings = launch.settings()
     load_kinds(settings)
@@ -66,14 +66,20 @@ def open_home(config: Path | None) -> Iterator[tuple[Launch, Settings, Database]
 
 
 def open_migrated(settings: Settings) -> Database:
-    """The database of these settings in its newest form. Ends the command with status 1 where it does not answer."""
+    """The database of these settings in its newest form: made where there is none, refused where it is older (`headgate db upgrade`).
+
+    Ends the command with status 1 where it does not answer, with 2 where it is refused.
+    """
     make_home(settings)
     database = open_state(settings)
     try:
-        migrate_state(database)
+        prepare_state(database, settings)
     except (SQLAlchemyError, OSError) as error:
         database.close()
         raise no_database(settings, error) from error
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
@@ -91,8 +97,8 @@ def no_database(settings: Settings, error: Exception) -> click.ClickException:
 
 def require_tenant(database: Database, tenant: str) -> None:
     """Ends the command with status 1 where there is no such tenant. `default` is made by the first start, so it may be used before it."""
-    names = [row["name"] for row in database.read_blocking(auth.list_tenants)]
-    if tenant not in names and (names or tenant != auth.DEFAULT_TENANT):
+    names = [row["name"] for row in database.read_blocking(list_tenants)]
+    if tenant not in names and (names or tenant != DEFAULT_TENANT):
         raise fail(f"tenant {tenant!r} does not exist; there are {', '.join(map(str, names)) or 'none yet'}; make it with: headgate tenants create {tenant}")
 
 

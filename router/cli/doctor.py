@@ -11,18 +11,24 @@ from pathlib import Path
 import click
 import msgspec
 from msgspec import Struct
-from sqlalchemy import text
 
 from adapters.backend import BackendContext, create_backend
 from adapters.errors import BackendError
+from config.schema import problem_of, read_state
 from config.settings import Settings, hide_password
 from policies.load import Policy, PolicyError, load_policy
 from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
-from router.launch import Launch, open_state, socket_path
+from router.launch import MIGRATIONS, Launch, open_state, socket_path
 from router.policy_in_force import known_price
 from router.telemetry import circuits
 
-EXTRAS = {"documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"), "local": ("torch", "transformers"), "postgres": ("asyncpg",), "redis": ("redis",)}
+EXTRAS = {
+    "documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"),
+    "local": ("torch", "transformers"),
+    "postgres": ("asyncpg",),
+    "redis": ("redis",),
+    "reports": ("pyarrow",),
+}
 
 
 class Finding(Struct, frozen=True):
@@ -85,12 +91,14 @@ def _database(launch: Launch) -> Finding:
     shown = hide_password(settings.database)
     database = open_state(settings)
     try:
-        database.read_blocking(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        state = database.read_blocking(lambda connection: read_state(connection, MIGRATIONS))
     except Exception as error:  # whatever keeps the database from answering is the finding
         return Finding("database", "problem", f"{shown} does not answer: {error}")
     finally:
         database.close()
-    return Finding("database", "ok", shown)
+    if state.standing in ("empty", "current"):
+        return Finding("database", "ok", f"{shown}, {'not made yet' if state.revision is None else f'schema revision {state.revision}'}")
+    return Finding("database", "note" if state.standing == "older" and settings.auto_migrate else "problem", f"{shown}: {problem_of(state)}")
 
 
 async def _redis(settings: Settings) -> list[Finding]:

@@ -225,6 +225,8 @@ class AnswerResponse:
             headers.append((b"x-headgate-rule", header_value(exchange.rule)))
         if exchange.backend_name:
             headers += [(b"x-headgate-backend", header_value(exchange.backend_name)), (b"x-headgate-model", header_value(exchange.model))]
+        if exchange.clamped is not None:
+            headers.append((b"x-headgate-clamped", f"max_output_tokens={exchange.clamped}".encode()))
         if exchange.history:
             headers.append((b"x-headgate-history", header_value("; ".join(f"{name}={value}".lower() for name, value in exchange.history.items()))))
         if exchange.ignored:

@@ -15,7 +15,6 @@ from router.wire.openai_chat_out import ChatDialect, custom_tools
 async def chat_completions(request: HttpRequest) -> AnswerResponse:
     """OpenAI's chat completions. `model: "auto"` lets the policy choose; a backend's or a model's name pins it."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     seal = gateway.sealer.of(principal.tenant)
     call = decode_chat(await request.body(), seal)
     dialect = ChatDialect(call.include_usage, seal, custom_tools(call.request))

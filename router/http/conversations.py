@@ -65,7 +65,6 @@ def listed(items: tuple[JsonObject, ...], *, more: bool) -> Listing[JsonObject]:
 @post("/v1/conversations", status_code=200, tags=["chat"], summary="Create a conversation")
 async def create_conversation(request: HttpRequest) -> ConversationObject:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     body = decode_body(await request.body() or b"{}", CreateConversation)
     items = _checked(body.items, gateway.sealer.of(principal.tenant))
     return _object(await gateway.conversations.create(principal.tenant, body.metadata or {}, items))
@@ -80,10 +79,9 @@ async def list_conversations(
     before: FromQuery[str | None] = None,
 ) -> Listing[ConversationObject]:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     wanted = page_request(limit, order, after, before, most=MOST)
     try:
-        found, more = await gateway.conversations.listed(principal.tenant, wanted)
+        found, more = await gateway.conversations.listed(principal.tenant, wanted, principal.max_data_class)
     except NotFound as error:
         raise missing(error, "after" if after else "before") from error
     ids = [each.id for each in found]
@@ -93,9 +91,8 @@ async def list_conversations(
 @get("/v1/conversations/{conversation_id:str}", tags=["chat"], summary="One conversation")
 async def get_conversation(request: HttpRequest, conversation_id: FromPath[str]) -> ConversationObject:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     try:
-        return _object(await gateway.conversations.get(principal.tenant, conversation_id))
+        return _object(await gateway.conversations.get(principal.tenant, conversation_id, principal.max_data_class))
     except NotFound as error:
         raise missing(error) from error
 
@@ -103,10 +100,9 @@ async def get_conversation(request: HttpRequest, conversation_id: FromPath[str])
 @post("/v1/conversations/{conversation_id:str}", status_code=200, tags=["chat"], summary="Change a conversation's metadata")
 async def update_conversation(request: HttpRequest, conversation_id: FromPath[str]) -> ConversationObject:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     body = decode_body(await request.body(), UpdateConversation)
     try:
-        return _object(await gateway.conversations.update(principal.tenant, conversation_id, body.metadata))
+        return _object(await gateway.conversations.update(principal.tenant, conversation_id, body.metadata, principal.max_data_class))
     except NotFound as error:
         raise missing(error) from error
 
@@ -115,9 +111,8 @@ async def update_conversation(request: HttpRequest, conversation_id: FromPath[st
 async def delete_conversation(request: HttpRequest, conversation_id: FromPath[str]) -> Deleted:
     """Responses that were stored beside it stay: they are deleted one by one."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     try:
-        await gateway.conversations.delete(principal.tenant, conversation_id)
+        await gateway.conversations.delete(principal.tenant, conversation_id, principal.max_data_class)
     except NotFound as error:
         raise missing(error) from error
     return Deleted(conversation_id, "conversation.deleted")
@@ -126,10 +121,10 @@ async def delete_conversation(request: HttpRequest, conversation_id: FromPath[st
 @post("/v1/conversations/{conversation_id:str}/items", status_code=200, tags=["chat"], summary="Add items to a conversation")
 async def add_items(request: HttpRequest, conversation_id: FromPath[str]) -> Listing[JsonObject]:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     body = decode_body(await request.body(), AddItems)
     try:
-        added = await gateway.conversations.append(principal.tenant, conversation_id, _checked(body.items, gateway.sealer.of(principal.tenant)))
+        items = _checked(body.items, gateway.sealer.of(principal.tenant))
+        added = await gateway.conversations.append(principal.tenant, conversation_id, items, most=principal.max_data_class)
     except NotFound as error:
         raise missing(error) from error
     return listed(tuple(each.item for each in added), more=False)
@@ -144,10 +139,9 @@ async def list_items(
     after: FromQuery[str | None] = None,
 ) -> Listing[JsonObject]:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     wanted = page_request(limit, order, after, None, most=MOST)
     try:
-        found, more = await gateway.conversations.page(principal.tenant, conversation_id, wanted)
+        found, more = await gateway.conversations.page(principal.tenant, conversation_id, wanted, principal.max_data_class)
     except NotFound as error:
         raise missing(error, None if error.kind == "conversation" else "after") from error
     return listed(tuple(each.item for each in found), more=more)
@@ -156,9 +150,8 @@ async def list_items(
 @get("/v1/conversations/{conversation_id:str}/items/{item_id:str}", tags=["chat"], summary="One item of a conversation")
 async def get_item(request: HttpRequest, conversation_id: FromPath[str], item_id: FromPath[str]) -> JsonObject:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     try:
-        return (await gateway.conversations.item(principal.tenant, conversation_id, item_id)).item
+        return (await gateway.conversations.item(principal.tenant, conversation_id, item_id, principal.max_data_class)).item
     except NotFound as error:
         raise missing(error) from error
 
@@ -166,9 +159,8 @@ async def get_item(request: HttpRequest, conversation_id: FromPath[str], item_id
 @delete("/v1/conversations/{conversation_id:str}/items/{item_id:str}", status_code=200, tags=["chat"], summary="Delete an item of a conversation")
 async def delete_item(request: HttpRequest, conversation_id: FromPath[str], item_id: FromPath[str]) -> ConversationObject:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     try:
-        return _object(await gateway.conversations.delete_item(principal.tenant, conversation_id, item_id))
+        return _object(await gateway.conversations.delete_item(principal.tenant, conversation_id, item_id, principal.max_data_class))
     except NotFound as error:
         raise missing(error) from error
 

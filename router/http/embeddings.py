@@ -104,5 +104,4 @@ class EmbeddingsResponse:
 async def create_embeddings(request: HttpRequest) -> EmbeddingsResponse:
     """OpenAI's embeddings. `model` is an embedder's name, or its model's; there is no routing and no fallback."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     return EmbeddingsResponse(gateway, principal, decode_embeddings(await request.body()), request_id_of(request))

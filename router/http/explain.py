@@ -16,7 +16,6 @@ from router.wire.openai_chat import decode_chat
 async def explain_route(request: HttpRequest) -> dict[str, Any]:
     """A chat body in, the decision out: candidates in order, the rule, and a reason for every backend that is left out."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "route.explain")
     exchange = Exchange(gateway, principal, decode_chat(await request.body(), gateway.sealer.of(principal.tenant)), request_id_of(request))
     try:
         decision = await exchange.prepare(with_budget=True)

@@ -12,11 +12,12 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 from msgspec import Struct
 
-from retrieval.values import File, NotFound
+from retrieval.values import File, NotFound, OutOfReach
 from router.http.context import HttpRequest, gateway_of, principal_of
 from router.http.errors import ApiError
 from router.http.listing import Deleted, Listing, listing, missing, page_request
 from router.http.uploads import receive_upload
+from router.identity.reach import documents_reach
 
 PIECE = 2**16
 MOST = 10_000
@@ -44,8 +45,7 @@ def file_object(file: File) -> FileObject:
 async def upload_file(request: HttpRequest) -> FileObject:
     """The size limit is the setting `upload_max_mb`, kept while the bytes arrive."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "files.write")
-    return file_object(await receive_upload(gateway.documents, principal.tenant, request.headers, request.stream()))
+    return file_object(await receive_upload(gateway.documents, principal.tenant, request.headers, request.stream(), principal.key_id or None))
 
 
 @get("/v1/files", tags=["documents"], summary="The tenant's files, newest first")
@@ -57,10 +57,9 @@ async def list_files(
     after: FromQuery[str | None] = None,
 ) -> Listing[FileObject]:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "files.read")
     wanted = page_request(limit, order, after, None, most=MOST)
     try:
-        page = await gateway.documents.list_files(principal.tenant, wanted, purpose=purpose)
+        page = await gateway.documents.list_files(principal.tenant, wanted, purpose=purpose, reach=documents_reach(principal))
     except NotFound as error:
         raise missing(error, "after") from error
     return listing(page, file_object, [file.id for file in page.data])
@@ -69,9 +68,8 @@ async def list_files(
 @get("/v1/files/{file_id:str}", tags=["documents"], summary="One file")
 async def get_file(request: HttpRequest, file_id: FromPath[str]) -> FileObject:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "files.read")
     try:
-        return file_object(await gateway.documents.get_file(principal.tenant, file_id))
+        return file_object(await gateway.documents.get_file(principal.tenant, file_id, reach=documents_reach(principal)))
     except NotFound as error:
         raise missing(error) from error
 
@@ -80,9 +78,8 @@ async def get_file(request: HttpRequest, file_id: FromPath[str]) -> FileObject:
 async def get_content(request: HttpRequest, file_id: FromPath[str]) -> Stream:
     """Always offered as a download, never shown: an uploaded page must not run in this service's origin."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "files.read")
     try:
-        file, content = await gateway.documents.open_file(principal.tenant, file_id)
+        file, content = await gateway.documents.open_file(principal.tenant, file_id, reach=documents_reach(principal))
     except NotFound as error:
         raise missing(error) from error
     except FileNotFoundError as error:
@@ -99,9 +96,8 @@ async def get_content(request: HttpRequest, file_id: FromPath[str]) -> Stream:
 async def get_text(request: HttpRequest, file_id: FromPath[str]) -> Response[str]:
     """Plain text, UTF-8; offsets count code points. 404 before the file was first indexed."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "files.read")
     try:
-        document = await gateway.documents.get_text(principal.tenant, file_id)
+        document = await gateway.documents.get_text(principal.tenant, file_id, reach=documents_reach(principal))
     except NotFound as error:
         raise missing(error) from error
     headers = {"etag": f'"{document.sha256}"', "x-content-type-options": "nosniff"}
@@ -112,11 +108,12 @@ async def get_text(request: HttpRequest, file_id: FromPath[str]) -> Response[str
 async def delete_file(request: HttpRequest, file_id: FromPath[str]) -> Deleted:
     """Once this answers, nothing of the file can be found or cited any more."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "files.write")
     try:
-        await gateway.documents.delete_file(principal.tenant, file_id)
+        await gateway.documents.delete_file(principal.tenant, file_id, reach=documents_reach(principal))
     except NotFound as error:
         raise missing(error) from error
+    except OutOfReach as error:
+        raise ApiError(403, "not_permitted", f"{error} Take it out of yours: DELETE /v1/vector_stores/{{store_id}}/files/{{file_id}}.") from error
     return Deleted(file_id, "file")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING
 from litestar.types import Scope
 
 from router.http.errors import ApiError
-from router.http.peer import client_address
 from router.limits.refusals import Limited, Standing, Standings
 from router.wire.anthropic_errors import speaks_anthropic
 
@@ -20,8 +18,8 @@ if TYPE_CHECKING:
     from router.gateway import Gateway
 
 PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
-ALWAYS_OPEN = "/health"
-"""What a load balancer asks, all day long from one address."""
+WRONG = (400, 401, 403)
+"""No credential, more than one, a bad one, and a genuine one that opens nothing here."""
 
 
 def limit_headers(standings: Standings | None, *, anthropic: bool = False) -> list[tuple[bytes, bytes]]:
@@ -62,12 +60,12 @@ def text_headers(standings: Standings | None) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in limit_headers(standings)}
 
 
-async def without_key(gateway: Gateway, scope: Scope, error: ApiError) -> ApiError:
-    """What a request without a valid key is answered: the error, or 429 once its address has had too many of them."""
-    if scope["path"].startswith(ALWAYS_OPEN):
+async def refused_at_the_door(gateway: Gateway, scope: Scope, error: ApiError) -> ApiError:
+    """What a request without a valid credential is answered: the error, or 429 once its address has had too many of them."""
+    if error.status not in WRONG:
         return error
     try:
-        await gateway.limits.address(gateway.policy.current.policy.file, neighbourhood(client_address(scope)))
+        await gateway.limits.address(gateway.policy.current.policy.file, gateway.door.address(scope))
     except Limited as limited:
         anthropic = speaks_anthropic(scope["path"])
         limited.headers.update((name.decode(), value.decode()) for name, value in limit_headers(limited.standings, anthropic=anthropic))
@@ -75,16 +73,3 @@ async def without_key(gateway: Gateway, scope: Scope, error: ApiError) -> ApiErr
     except ApiError as away:
         return away
     return error
-
-
-def neighbourhood(address: str) -> str:
-    """What counts as one address: of IPv6 the network that one subscriber has (/64)."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
-    return str(found)

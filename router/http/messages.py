@@ -22,7 +22,6 @@ class CountedTokens(Struct, frozen=True):
 async def create_message(request: HttpRequest) -> AnswerResponse:
     """Anthropic's messages. `model: "auto"` lets the policy choose; a backend's or a model's name pins it."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     seal = gateway.sealer.of(principal.tenant)
     call = decode_messages(await request.body(), seal, _betas(request))
     moderated = bool(gateway.policy.current.policy.moderation_rules(principal.tenant).rules)
@@ -33,7 +32,6 @@ async def create_message(request: HttpRequest) -> AnswerResponse:
 async def count_message_tokens(request: HttpRequest) -> CountedTokens:
     """The body of a message without `max_tokens`, counted for the backend that the policy chooses. Nothing is called or billed."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     call = decode_count(await request.body(), gateway.sealer.of(principal.tenant), _betas(request))
     exchange = Exchange(gateway, principal, call, request_id_of(request))
     try:

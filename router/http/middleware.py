@@ -1,4 +1,4 @@
-"""Who is asking: the request id and the API key, before any route runs."""
+"""Who is asking: the request id and the principal, before any route runs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,14 @@ from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.http.access import is_open
 from router.http.errors import ApiError
-from router.http.limiting import without_key
+from router.http.limiting import refused_at_the_door
 from router.ids import fresh_id
 from router.wire.anthropic_errors import speaks_anthropic
 
 if TYPE_CHECKING:
     from router.gateway import Gateway
-
-OPEN_PATHS = ("/health", "/schema", "/docs")
-"""What opens without a key, with everything below it; `/` opens too."""
-
-
-def is_open(path: str) -> bool:
-    """Whether a path opens without a key."""
-    return path == "/" or any(path == start or path.startswith(f"{start}/") for start in OPEN_PATHS)
 
 
 def id_headers(path: str, request_id: str) -> dict[str, str]:
@@ -53,32 +46,15 @@ class RequestId(ASGIMiddleware):
 
 
 class Authenticate(ASGIMiddleware):
-    """Puts the key's principal into the request's state. Raises `ApiError` 401 for no key and for a bad one, in the same words."""
+    """Puts the principal into the request's state. What is refused, and how, says `router.credentials.door`."""
 
     scopes = (ScopeType.HTTP,)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        if not is_open(scope["path"]):
+        if not is_open(scope):
             gateway: Gateway = scope["litestar_app"].state.gateway
-            key = presented_key(scope)
-            if key is None:
-                missing = ApiError(401, "missing_api_key", "No API key: send 'Authorization: Bearer hg-...' or 'x-api-key: hg-...'.")
-                raise await without_key(gateway, scope, missing)
-            principal = await gateway.auth.principal(key)
-            if principal is None:
-                unknown = ApiError(401, "invalid_api_key", "This API key is unknown, expired or revoked. Ask your administrator for another.")
-                raise await without_key(gateway, scope, unknown)
-            scope["state"]["principal"] = principal
+            try:
+                scope["state"]["principal"] = await gateway.door.admit(scope)
+            except ApiError as error:
+                raise await refused_at_the_door(gateway, scope, error) from error
         await next_app(scope, receive, send)
-
-
-def presented_key(scope: Scope) -> str | None:
-    """The key as sent, from either header."""
-    for name, value in scope["headers"]:
-        if name == b"x-api-key":
-            return value.decode("latin-1").strip() or None
-        if name == b"authorization":
-            scheme, _, token = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer" and token.strip():
-                return token.strip()
-    return None

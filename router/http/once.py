@@ -10,11 +10,13 @@ import asyncio
 import zlib
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import structlog
 from litestar import Request
 from litestar.types import Message, Receive, Scope, Send
 from msgspec import Struct
 
+from policies.access import Scopes, scopes_of
 from router.gateway import SHUTTING_DOWN
 from router.http.connected import while_connected
 from router.http.errors import FAILED, ApiError, ErrorDetail
@@ -76,7 +78,13 @@ async def keyed_request(gateway: Gateway, principal: Principal, scope: Scope, re
     key = value.decode("latin-1").strip()
     if not 1 <= len(key) <= LONGEST_KEY:
         raise ApiError(400, "invalid_request", f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key")
-    return keyed(principal.tenant, scope["path"], key, await Request(scope, receive).body())
+    return keyed(principal.tenant, scope["path"], key, await Request(scope, receive).body(), _reach(principal))
+
+
+def _reach(principal: Principal) -> str:
+    """What narrows the key that asks, as text: a narrowed key never gets the answer that another was given. Empty for one that nothing narrows."""
+    scopes = msgspec.structs.replace(scopes_of(principal), networks=None)
+    return "" if scopes == Scopes() else msgspec.json.encode(scopes).decode()
 
 
 async def answer(gateway: Gateway, principal: Principal, answering: Answering, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,11 +15,12 @@ from msgspec import Struct
 
 from adapters.anthropic.wire import CountBody, MessagesBody
 from adapters.types import JsonObject
-from router.http.admin import NewKeyBody, NewTenant, Rollback
+from policies.access_matrix import is_open
+from router.http.admin import Rollback
 from router.http.context import HttpRequest
 from router.http.conversations import AddItems, CreateConversation, UpdateConversation
 from router.http.errors import ErrorBody
-from router.http.middleware import is_open
+from router.http.identity import ChangedTeam, ChangedUser, NewKeyBody, NewTeam, NewTenant, NewUser, Rotation
 from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
 from router.wire.anthropic_errors import speaks_anthropic
 from router.wire.headgate import Headgate
@@ -61,7 +62,12 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("post", "/v1/vector_stores/{store_id}/files"): AttachFile,
     ("post", "/v1/vector_stores/{store_id}/search"): SearchBody,
     ("post", "/admin/tenants"): NewTenant,
+    ("post", "/admin/teams"): NewTeam,
+    ("patch", "/admin/teams/{team_id}"): ChangedTeam,
+    ("post", "/admin/users"): NewUser,
+    ("patch", "/admin/users/{user_id}"): ChangedUser,
     ("post", "/admin/keys"): NewKeyBody,
+    ("post", "/admin/keys/{key_id}/rotate"): Rotation,
     ("put", "/admin/policy"): POLICY_TEXT,
     ("post", "/admin/policy/validate"): POLICY_TEXT,
     ("post", "/admin/policy/rollback"): Rollback,
@@ -103,7 +109,7 @@ def complete(document: JsonObject) -> JsonObject:
                 operation["requestBody"] = _request_body(BODIES[method, path])
             operation["responses"].pop("400", None)  # Litestar's own shape, which no route answers
             operation["responses"]["default"] = ANTHROPIC_ERROR if speaks_anthropic(path) else ERROR
-            operation["security"] = [] if is_open(path) else [{"key": []}]
+            operation["security"] = [] if is_open(method.upper(), path) else [{"key": []}]
     for path, answer in ANSWERS.items():
         document["paths"][path]["post"]["responses"]["200"] = answer
     return document

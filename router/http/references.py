@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from adapters.backend import DataClass
 from adapters.types import JsonObject
+from policies.access import Principal
 from policies.features import highest
 from retrieval.values import NotFound
 from router.http.errors import ApiError
@@ -29,10 +30,10 @@ def given_input(body: bytes) -> str | list[JsonObject] | None:
     return msgspec.json.decode(body, type=_Body).input
 
 
-async def resolved(turns: Turns, tenant: str, body: bytes) -> tuple[bytes, DataClass]:
+async def resolved(turns: Turns, principal: Principal, body: bytes) -> tuple[bytes, DataClass]:
     """The body with its references replaced, and the highest data class of the responses they led to. Any other body as it is, checked or not.
 
-    Raises `ApiError` 404 for a reference to what the tenant does not have.
+    Raises `ApiError` 404 for a reference to what the tenant does not have, or the key may not see.
     """
     if REFERENCE.encode() not in body:
         return body, "public"
@@ -47,18 +48,18 @@ async def resolved(turns: Turns, tenant: str, body: bytes) -> tuple[bytes, DataC
     data_class: DataClass = "public"
     for index, item in enumerate(given):
         if item.get("type") == REFERENCE:
-            item, found = await _item(turns, tenant, str(item.get("id")), f"input[{index}]")
+            item, found = await _item(turns, principal, str(item.get("id")), f"input[{index}]")
             data_class = highest(data_class, found)
         items.append(item)
     return msgspec.json.encode({**fields, "input": items}), data_class
 
 
-async def _item(turns: Turns, tenant: str, id: str, where: str) -> tuple[JsonObject, DataClass]:
+async def _item(turns: Turns, principal: Principal, id: str, where: str) -> tuple[JsonObject, DataClass]:
     try:
         made = _MADE_HERE.fullmatch(id)
         if made is None:
             raise NotFound("item in any stored response", id[:200])
-        turn, data_class = await turns.with_class(tenant, response_id(made[1]))
+        turn, data_class = await turns.with_class(principal.tenant, response_id(made[1]), principal.max_data_class)
         for item in turn.response["output"]:
             if item.get("id") == id:
                 return item, data_class

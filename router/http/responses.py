@@ -24,11 +24,10 @@ MOST = 100
 async def create_response(request: HttpRequest) -> AnswerResponse:
     """OpenAI's responses. `model: "auto"` lets the policy choose; a backend's or a model's name pins it."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     seal = gateway.sealer.of(principal.tenant)
-    body, data_class = await resolved(gateway.turns, principal.tenant, await request.body())
+    body, data_class = await resolved(gateway.turns, principal, await request.body())
     asked = decode_responses(body, seal)
-    memory = TurnMemory(gateway, principal.tenant, asked.call, body, data_class)
+    memory = TurnMemory(gateway, principal, asked.call, body, data_class)
     return AnswerResponse(gateway, principal, asked.call, request_id_of(request), ResponsesDialect(asked.echo, seal), memory)
 
 
@@ -41,10 +40,9 @@ async def list_responses(
     before: FromQuery[str | None] = None,
 ) -> Listing[JsonObject]:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     wanted = page_request(limit, order, after, before, most=MOST)
     try:
-        found, more = await gateway.turns.listed(principal.tenant, wanted)
+        found, more = await gateway.turns.listed(principal.tenant, wanted, principal.max_data_class)
     except NotFound as error:
         raise missing(error, "after" if after else "before") from error
     return listed(found, more=more)
@@ -53,11 +51,10 @@ async def list_responses(
 @get("/v1/responses/{response_id:str}", tags=["chat"], summary="A stored response")
 async def get_response(request: HttpRequest, response_id: FromPath[str], stream: FromQuery[bool] = False) -> JsonObject:
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     if stream:
         raise ApiError(400, "invalid_request", "stream: a stored response is shown whole; its stream is not kept.", param="stream")
     try:
-        return (await gateway.turns.get(principal.tenant, response_id)).response
+        return (await gateway.turns.get(principal.tenant, response_id, principal.max_data_class)).response
     except NotFound as error:
         raise missing(error) from error
 
@@ -66,9 +63,8 @@ async def get_response(request: HttpRequest, response_id: FromPath[str], stream:
 async def delete_response(request: HttpRequest, response_id: FromPath[str]) -> Deleted:
     """Responses that continue it stay, and cannot be continued any more. What was kept for a retry of the request goes too."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     try:
-        await gateway.turns.delete(principal.tenant, response_id)
+        await gateway.turns.delete(principal.tenant, response_id, principal.max_data_class)
         await gateway.idempotency.erase(principal.tenant, request_of(response_id))
     except NotFound as error:
         raise missing(error) from error
@@ -85,10 +81,9 @@ async def list_input_items(
 ) -> Listing[JsonObject]:
     """The input of that request alone; what it continued has its own response or conversation."""
     gateway, principal = gateway_of(request), principal_of(request)
-    gateway.require(principal, "chat")
     wanted = page_request(limit, order, after, None, most=MOST)
     try:
-        items = (await gateway.turns.get(principal.tenant, response_id)).items
+        items = (await gateway.turns.get(principal.tenant, response_id, principal.max_data_class)).items
         items = items if wanted.ascending else items[::-1]
         start = 0
         if after is not None:

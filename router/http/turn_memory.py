@@ -24,6 +24,7 @@ from router.wire.call import Call
 from router.wire.openai_responses_items import messages_of as decoded_items
 
 if TYPE_CHECKING:
+    from policies.access import Principal
     from router.gateway import Gateway
     from router.pipeline import Exchange
 
@@ -37,9 +38,10 @@ class TurnMemory:
     an answer that moderation ended or that broke off, only the text is.
     """
 
-    def __init__(self, gateway: Gateway, tenant: str, call: Call, body: bytes, data_class: DataClass) -> None:
+    def __init__(self, gateway: Gateway, principal: Principal, call: Call, body: bytes, data_class: DataClass) -> None:
         self._gateway = gateway
-        self._tenant = tenant
+        self._tenant = principal.tenant
+        self._most = principal.max_data_class
         self._call = call
         self._body = body
         self._data_class = data_class
@@ -60,7 +62,7 @@ class TurnMemory:
         call, gateway = self._call, self._gateway
         if call.previous_response_id is not None:
             try:
-                return await gateway.turns.history(self._tenant, call.previous_response_id)
+                return await gateway.turns.history(self._tenant, call.previous_response_id, self._most)
             except NotFound as error:
                 raise missing(error, "previous_response_id") from error
             except InConversation as error:
@@ -68,7 +70,7 @@ class TurnMemory:
                 raise ApiError(400, "invalid_request", message, param="previous_response_id") from error
         if call.conversation is not None:
             try:
-                data_class, items = await gateway.conversations.items(self._tenant, call.conversation)
+                data_class, items = await gateway.conversations.items(self._tenant, call.conversation, self._most)
             except NotFound as error:
                 raise missing(error, "conversation") from error
             seal = gateway.sealer.of(self._tenant)

@@ -22,10 +22,10 @@ MAX_DRAIN = 64 * 2**20
 _FIELDS = ("file", "purpose")
 
 
-async def receive_upload(documents: Documents, tenant: str, headers: Headers, body: AsyncIterator[bytes]) -> File:
+async def receive_upload(documents: Documents, tenant: str, headers: Headers, body: AsyncIterator[bytes], uploader: str | None = None) -> File:
     """The uploaded file. Raises `ApiError`: 413 over the size limit, 400 for anything that is not `file` and `purpose`."""
     boundary = _boundary(headers)
-    async with documents.upload(tenant) as upload:
+    async with documents.upload(tenant, uploader) as upload:
         form = _Form(upload)
         try:
             await form.read(boundary, body)

@@ -21,7 +21,7 @@ from adapters.types import JsonObject, Message
 from config.database import Database
 from policies.features import highest
 from retrieval.values import NotFound, PageRequest
-from router.kept.keeping import opened, packed, page, require_id
+from router.kept.keeping import opened, packed, page, require_id, up_to
 from router.kept.sealing import Sealer
 from router.kept.tables import conversation_items, conversations
 
@@ -57,7 +57,9 @@ def answer_items(turn: str, items: Sequence[JsonObject], message: Message) -> tu
 
 
 class Conversations:
-    """The conversations of one database. `NotFound` is raised alike for what is missing, expired and another tenant's."""
+    """The conversations of one database. `NotFound` is raised alike for what is missing, expired another tenant's, and more sensitive than
+    `most`, the data class up to which the caller may see.
+    """
 
     def __init__(self, database: Database, sealer: Sealer, keep_s: float, clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -85,45 +87,53 @@ class Conversations:
         await self._database.write(work)
         return made
 
-    async def get(self, tenant: str, id: str) -> Conversation:
+    async def get(self, tenant: str, id: str, most: DataClass = "restricted") -> Conversation:
         """Raises `NotFound`."""
-        query = select(conversations).where(*self._one(tenant, id))
+        query = select(conversations).where(*self._one(tenant, id, most))
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             raise NotFound("conversation", id)
         return _shown(row)
 
-    async def listed(self, tenant: str, wanted: PageRequest) -> tuple[tuple[Conversation, ...], bool]:
+    async def listed(self, tenant: str, wanted: PageRequest, most: DataClass = "restricted") -> tuple[tuple[Conversation, ...], bool]:
         """Raises `NotFound` for the cursor."""
-        query = select(conversations).where(*self._alive(tenant))
+        query = select(conversations).where(*self._alive(tenant, most))
         rows, more = await self._database.read(lambda connection: page(connection, query, conversations, ("created_at", "id"), wanted, KIND))
         return tuple(_shown(row) for row in rows), more
 
-    async def update(self, tenant: str, id: str, metadata: dict[str, str]) -> Conversation:
+    async def update(self, tenant: str, id: str, metadata: dict[str, str], most: DataClass = "restricted") -> Conversation:
         """Raises `NotFound`."""
         values = {"metadata": msgspec.json.encode(metadata).decode()}
-        statement = update(conversations).where(*self._one(tenant, id)).values(values).returning(conversations)
+        statement = update(conversations).where(*self._one(tenant, id, most)).values(values).returning(conversations)
         row = await self._database.write(lambda connection: connection.execute(statement).one_or_none())
         if row is None:
             raise NotFound("conversation", id)
         return _shown(row)
 
-    async def delete(self, tenant: str, id: str) -> None:
+    async def delete(self, tenant: str, id: str, most: DataClass = "restricted") -> None:
         """The conversation and its items. Raises `NotFound`."""
-        statement = delete(conversations).where(*self._one(tenant, id))
+        statement = delete(conversations).where(*self._one(tenant, id, most))
         if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
             raise NotFound("conversation", id)
 
-    async def append(self, tenant: str, id: str, items: Sequence[Item], data_class: DataClass = "public") -> list[Item]:
+    async def append(self, tenant: str, id: str, items: Sequence[Item], data_class: DataClass = "public", most: DataClass = "restricted") -> list[Item]:
         """Add items at the end; returns them as they are kept, ids included. Raises `NotFound`."""
-        return await self._database.write(lambda connection: self._append(connection, tenant, id, items, data_class))
+        return await self._database.write(lambda connection: self._append(connection, tenant, id, items, data_class, most))
 
-    def _append(self, connection: Connection, tenant: str, id: str, added: Sequence[Item], data_class: DataClass = "public") -> list[Item]:
+    def _append(
+        self,
+        connection: Connection,
+        tenant: str,
+        id: str,
+        added: Sequence[Item],
+        data_class: DataClass = "public",
+        most: DataClass = "restricted",
+    ) -> list[Item]:
         now = self._clock()
         # Counted up first: the row is locked from here on, and two that add at the same time stand one behind the other.
         counted = (
             update(conversations)
-            .where(*self._one(tenant, id))
+            .where(*self._one(tenant, id, most))
             .values(last_position=conversations.c.last_position + len(added), expires_at=now + self._keep_s)
             .returning(conversations.c.last_position, conversations.c.data_class)
         )
@@ -151,34 +161,34 @@ class Conversations:
             connection.execute(insert(conversation_items), rows)
         return items
 
-    async def items(self, tenant: str, id: str) -> tuple[DataClass, tuple[Item, ...]]:
+    async def items(self, tenant: str, id: str, most: DataClass = "restricted") -> tuple[DataClass, tuple[Item, ...]]:
         """All items, from the first, and the highest data class that they had. Raises `NotFound`."""
-        own = select(conversations).where(*self._one(tenant, id))
+        own = select(conversations).where(*self._one(tenant, id, most))
         query = select(conversation_items).where(conversation_items.c.conversation == id).order_by(conversation_items.c.position)
         row, rows = await self._database.read(lambda connection: (connection.execute(own).one_or_none(), connection.execute(query).all()))
         if row is None:
             raise NotFound("conversation", id)
         return row.data_class, tuple(self._opened(tenant, each) for each in rows)
 
-    async def page(self, tenant: str, id: str, wanted: PageRequest) -> tuple[tuple[Item, ...], bool]:
+    async def page(self, tenant: str, id: str, wanted: PageRequest, most: DataClass = "restricted") -> tuple[tuple[Item, ...], bool]:
         """Raises `NotFound` for the conversation and for the cursor."""
-        await self.get(tenant, id)
+        await self.get(tenant, id, most)
         query = select(conversation_items).where(conversation_items.c.conversation == id)
         rows, more = await self._database.read(lambda connection: page(connection, query, conversation_items, ("position", "id"), wanted, ITEM))
         return tuple(self._opened(tenant, row) for row in rows), more
 
-    async def item(self, tenant: str, id: str, item_id: str) -> Item:
+    async def item(self, tenant: str, id: str, item_id: str, most: DataClass = "restricted") -> Item:
         """Raises `NotFound` for the conversation and for the item."""
-        await self.get(tenant, id)
+        await self.get(tenant, id, most)
         query = select(conversation_items).where(conversation_items.c.conversation == id, conversation_items.c.id == require_id(ITEM, item_id))
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             raise NotFound("item in this conversation", item_id)
         return self._opened(tenant, row)
 
-    async def delete_item(self, tenant: str, id: str, item_id: str) -> Conversation:
+    async def delete_item(self, tenant: str, id: str, item_id: str, most: DataClass = "restricted") -> Conversation:
         """Raises `NotFound` for the conversation and for the item."""
-        conversation = await self.get(tenant, id)
+        conversation = await self.get(tenant, id, most)
         statement = delete(conversation_items).where(conversation_items.c.conversation == id, conversation_items.c.id == require_id(ITEM, item_id))
         if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
             raise NotFound("item in this conversation", item_id)
@@ -189,11 +199,11 @@ class Conversations:
         expired = select(conversations.c.id).where(conversations.c.expires_at <= self._clock()).limit(SWEPT_AT_ONCE)
         await self._database.write(lambda connection: connection.execute(delete(conversations).where(conversations.c.id.in_(expired))))
 
-    def _alive(self, tenant: str) -> tuple[ColumnElement[bool], ...]:
-        return conversations.c.tenant == tenant, conversations.c.expires_at > self._clock()
+    def _alive(self, tenant: str, most: DataClass) -> tuple[ColumnElement[bool], ...]:
+        return conversations.c.tenant == tenant, conversations.c.expires_at > self._clock(), *up_to(conversations.c.data_class, most)
 
-    def _one(self, tenant: str, id: str) -> tuple[ColumnElement[bool], ...]:
-        return *self._alive(tenant), conversations.c.id == require_id(KIND, id)
+    def _one(self, tenant: str, id: str, most: DataClass = "restricted") -> tuple[ColumnElement[bool], ...]:
+        return *self._alive(tenant, most), conversations.c.id == require_id(KIND, id)
 
     def _opened(self, tenant: str, row: Any) -> Item:
         item = opened(self._sealer.of(tenant), row.content, f"{row.conversation}/{row.id}", Item)

@@ -60,9 +60,9 @@ class Mismatch(Struct, frozen=True):
 Claim: TypeAlias = Mine | Running | Mismatch | KeptAnswer
 
 
-def keyed(tenant: str, route: str, key: str, body: bytes) -> Keyed:
-    """The key is of the tenant's and the route's own. Neither the key nor the body is kept in the clear."""
-    place = "\0".join((tenant, route, key)).encode()
+def keyed(tenant: str, route: str, key: str, body: bytes, reach: str = "") -> Keyed:
+    """The key is of the tenant's and the route's own, and of those who reach as far. Neither the key nor the body is kept in the clear."""
+    place = "\0".join((tenant, route, key, *([reach] if reach else ()))).encode()
     return Keyed(hashlib.sha256(place).hexdigest(), tenant, hashlib.sha256(body).hexdigest())
 
 

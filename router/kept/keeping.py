@@ -7,8 +7,9 @@ import zlib
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Select, Table, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, tuple_
 
+from adapters.backend import DATA_CLASSES, DataClass
 from retrieval.values import NotFound, PageRequest
 from router.kept.sealing import Seal
 
@@ -21,6 +22,12 @@ def require_id(kind: str, id: str) -> str:
     if not _ID.fullmatch(id):
         raise NotFound(kind, id[:200])
     return id
+
+
+def up_to(column: Column[Any], data_class: DataClass) -> tuple[ColumnElement[bool], ...]:
+    """The condition that what is kept is no more sensitive than this; none where everything may be seen."""
+    seen = DATA_CLASSES[: DATA_CLASSES.index(data_class) + 1]
+    return () if seen == DATA_CLASSES else (column.in_(seen),)
 
 
 def usable_id(value: object) -> bool:

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from msgspec import Struct
 from sqlalchemy import CTE, ColumnElement, Connection, delete, insert, literal, select, update
 
-from adapters.backend import DataClass
+from adapters.backend import DataClass, may_see
 from adapters.types import JsonObject, Message
 from config.database import Database
 from policies.features import highest
 from retrieval.values import NotFound, PageRequest
-from router.kept.keeping import opened, packed, page, require_id
+from router.kept.keeping import opened, packed, page, require_id, up_to
 from router.kept.sealing import Sealer
 from router.kept.tables import kept_responses
 
@@ -54,7 +54,9 @@ class InConversation(Exception):
 
 
 class Turns:
-    """The stored responses of one database. `NotFound` is raised alike for what is missing, expired and another tenant's."""
+    """The stored responses of one database. `NotFound` is raised alike for what is missing, expired another tenant's, and more sensitive than
+    `most`, the data class up to which the caller may see.
+    """
 
     def __init__(self, database: Database, sealer: Sealer, keep_s: float, clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -85,26 +87,27 @@ class Turns:
 
         await self._database.write(work)
 
-    async def get(self, tenant: str, id: str) -> Turn:
+    async def get(self, tenant: str, id: str, most: DataClass = "restricted") -> Turn:
         """Raises `NotFound`."""
-        return (await self.with_class(tenant, id))[0]
+        return (await self.with_class(tenant, id, most))[0]
 
-    async def with_class(self, tenant: str, id: str) -> tuple[Turn, DataClass]:
+    async def with_class(self, tenant: str, id: str, most: DataClass = "restricted") -> tuple[Turn, DataClass]:
         """A turn and its data class. Raises `NotFound`."""
-        query = select(kept_responses.c.content, kept_responses.c.data_class).where(*self._alive(tenant), kept_responses.c.id == require_id(KIND, id))
+        query = select(kept_responses.c.content, kept_responses.c.data_class).where(*self._alive(tenant, most), kept_responses.c.id == require_id(KIND, id))
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             raise NotFound("response", id)
         return self._opened(tenant, id, row.content), row.data_class
 
-    async def history(self, tenant: str, id: str) -> History:
+    async def history(self, tenant: str, id: str, most: DataClass = "restricted") -> History:
         """Everything that was said up to this response. Raises `NotFound`, also for an earlier one of the chain, and `InConversation`."""
         chain = _chain(tenant, require_id(KIND, id), self._clock())
         table = kept_responses.c
         columns = (table.id, table.previous_id, table.conversation, table.data_class, table.content)
         query = select(*columns).join(chain, table.id == chain.c.id).order_by(chain.c.depth.desc())
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        if not rows:
+        data_class = highest(*(row.data_class for row in rows))
+        if not rows or not may_see(most, data_class):
             raise NotFound("response", id)
         if rows[0].previous_id is not None:
             raise NotFound(KIND, rows[0].previous_id)
@@ -112,17 +115,17 @@ class Turns:
             raise InConversation(conversation)
         turns = [self._opened(tenant, row.id, row.content) for row in rows]
         messages = tuple(message for turn in turns for message in (*turn.input, *turn.output))
-        return History(messages, highest(*(row.data_class for row in rows)))
+        return History(messages, data_class)
 
-    async def listed(self, tenant: str, wanted: PageRequest) -> tuple[tuple[JsonObject, ...], bool]:
+    async def listed(self, tenant: str, wanted: PageRequest, most: DataClass = "restricted") -> tuple[tuple[JsonObject, ...], bool]:
         """The responses of one page, and whether there are more. Raises `NotFound` for the cursor."""
-        query = select(kept_responses.c.id, kept_responses.c.content).where(*self._alive(tenant))
+        query = select(kept_responses.c.id, kept_responses.c.content).where(*self._alive(tenant, most))
         rows, more = await self._database.read(lambda connection: page(connection, query, kept_responses, ("created_at", "id"), wanted, KIND))
         return tuple(self._opened(tenant, row.id, row.content).response for row in rows), more
 
-    async def delete(self, tenant: str, id: str) -> None:
+    async def delete(self, tenant: str, id: str, most: DataClass = "restricted") -> None:
         """Raises `NotFound`. Turns that build upon it cannot be gone on with afterwards."""
-        statement = delete(kept_responses).where(*self._alive(tenant), kept_responses.c.id == require_id(KIND, id))
+        statement = delete(kept_responses).where(*self._alive(tenant, most), kept_responses.c.id == require_id(KIND, id))
         if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
             raise NotFound("response", id)
 
@@ -131,8 +134,8 @@ class Turns:
         expired = select(kept_responses.c.id).where(kept_responses.c.expires_at <= self._clock()).limit(SWEPT_AT_ONCE)
         await self._database.write(lambda connection: connection.execute(delete(kept_responses).where(kept_responses.c.id.in_(expired))))
 
-    def _alive(self, tenant: str) -> tuple[ColumnElement[bool], ...]:
-        return kept_responses.c.tenant == tenant, kept_responses.c.expires_at > self._clock()
+    def _alive(self, tenant: str, most: DataClass) -> tuple[ColumnElement[bool], ...]:
+        return kept_responses.c.tenant == tenant, kept_responses.c.expires_at > self._clock(), *up_to(kept_responses.c.data_class, most)
 
     def _opened(self, tenant: str, id: str, content: bytes) -> Turn:
         turn = opened(self._sealer.of(tenant), content, id, Turn)

@@ -2,7 +2,8 @@
 
 Guarantees, on SQLite and PostgreSQL alike:
 
-- the sum of what a tenant has spent and has reserved never exceeds its cap, over all workers and replicas (one conditional statement);
+- the sum of what a tenant has spent and has reserved never exceeds its cap, over all workers and replicas, nor does a team's, a key's or a model's;
+- as long as something fits, nothing is refused: an attempt that is content with less output gets what is left;
 - a reservation stands in the database before the provider is called, and is the upper bound of what that attempt can cost;
 - an attempt is settled once. Where its worker died, `recover` settles it at what was reserved, marked `estimated`; a settlement that comes
   later than that is booked as a correction, so the sum of the rows is always the latest truth.
@@ -13,14 +14,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
-import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from config.database import Database
-from router.money.books import INSERT_LEDGER, INSERT_RESERVATION, check_caps, close, correct, ledger_row, touch
-from router.money.settlement import AttemptPlan, Booking, Caps, Settlement
+from router.money.batch import Next, Open, Outcome, Release, Settle
+from router.money.entries import Entries
+from router.money.settlement import AttemptPlan, Booking, Caps, Left, Level, Settlement
 from router.tables import budgets
+
+DAY_S = 86_400
+MANY_LEVELS = 50
 
 
 class Accounting:
@@ -28,7 +33,7 @@ class Accounting:
 
     def __init__(self, database: Database, worker: str, clock: Callable[[], float] = time.time) -> None:
         self._database = database
-        self._worker = worker
+        self._entries = Entries(database, worker)
         self._clock = clock
 
     async def reserve(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
@@ -37,7 +42,9 @@ class Accounting:
         await self.open(booking)
         return booking
 
-    def booking(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
+    def booking(
+        self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan, *, team: str = "", user: str = ""
+    ) -> Booking:
         """A booking of now, not yet reserved."""
         day, month = self._periods()
         return Booking(
@@ -50,99 +57,70 @@ class Accounting:
             month=month,
             attempt=1,
             plan=plan,
+            team=team,
+            user=user,
         )
 
     async def open(self, booking: Booking) -> None:
-        """Reserve for a booking. Raises `BudgetExceeded`, and then nothing is set aside; after any other error `release` must follow."""
-        plan = booking.plan
-        check_caps(booking, plan.amount)
+        """Reserve for a booking; its plan is clamped where that makes it fit. Raises `BudgetExceeded`, and then nothing is set aside.
 
-        def work(connection: Connection) -> None:
-            touch(connection, booking, reserved=plan.amount, spent=0)
-            connection.execute(INSERT_RESERVATION, self._reservation_row(booking))
+        After any other error `release` must follow.
+        """
+        booking.plan = _granted(await self._entries.book(Open(booking)))
 
-        await self._database.write(work)
-
-    async def remaining(self, tenant: str, caps: Caps, booking: Booking | None = None, spent: int = 0) -> int | None:
-        """What the tenant may still reserve, in picodollars; None without any cap.
+    async def remaining(self, tenant: str, caps: Caps, booking: Booking | None = None, spent: int = 0) -> tuple[Left, Left] | None:
+        """What may still be reserved, and what might be if nothing that is set aside now were spent; None without any cap.
 
         For the next attempt of a `booking` whose running one has failed and cost `spent`: what that one set aside is free again.
         """
-        if caps.day is None and caps.month is None:
+        if not caps.capped:
             return None
         day, month = self._periods() if booking is None else (booking.day, booking.month)
         own = 0 if booking is None else booking.plan.amount - spent
-        found = await self._database.read(
-            lambda connection: {
-                row.period: row.spent + row.reserved
-                for row in connection.execute(select(budgets).where(budgets.c.tenant == tenant, budgets.c.period.in_((day, month))))
-            }
-        )
-        left: list[int] = [cap - found.get(period, 0) + own for period, cap in ((day, caps.day), (month, caps.month)) if cap is not None]
-        return max(0, min(left))
+        query = select(budgets).where(budgets.c.tenant == tenant, budgets.c.period.in_((day, month)))
+        if len(caps.levels) < MANY_LEVELS:
+            query = query.where(budgets.c.scope.in_(("", *(level.scope for level in caps.levels))))
+        found = await self._database.read(lambda connection: {(row.scope, row.period): (row.spent, row.reserved) for row in connection.execute(query)})
+
+        def left(level: Level, held: bool) -> int | None:
+            each = []
+            for period, cap in ((day, level.day), (month, level.month)):
+                if cap is not None:
+                    used, reserved = found.get((level.scope, period), (0, 0))
+                    each.append(max(0, cap - used - (reserved - own if held else 0)))
+            return min(each) if each else None
+
+        def all_left(held: bool) -> Left:
+            shared = [level for level in (Level("", caps.day, caps.month), *caps.levels) if not level.of_model]
+            models = [(level, amount) for level in caps.levels if level.of_model and (amount := left(level, held)) is not None]
+            return Left(min((amount for level in shared if (amount := left(level, held)) is not None), default=None), tuple(models))
+
+        return all_left(True), all_left(False)
 
     def _periods(self) -> tuple[str, str]:
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        return f"day:{now:%Y-%m-%d}", f"month:{now:%Y-%m}"
+        return _periods_of(int(self._clock() // DAY_S))
 
     async def next_attempt(self, booking: Booking, settlement: Settlement, plan: AttemptPlan) -> None:
         """Book a failed attempt and set the next one's bound aside, in one transaction. Raises `BudgetExceeded`, and then nothing changed."""
-        check_caps(booking, plan.amount)
-        row = ledger_row(booking, settlement, "settlement")
-
-        following = msgspec.structs.replace(booking, attempt=booking.attempt + 1, plan=plan)
-
-        def work(connection: Connection) -> None:
-            # The reservation first, then the counters: the order of every other work, so that none waits for another in a circle.
-            if close(connection, booking) is not None:
-                touch(connection, booking, reserved=plan.amount - booking.plan.amount, spent=settlement.cost)
-                connection.execute(INSERT_LEDGER, row)
-            else:
-                correct(connection, booking, row)
-                touch(connection, booking, reserved=plan.amount, spent=0)
-            connection.execute(INSERT_RESERVATION, self._reservation_row(following))
-
-        await self._database.write(work)
-        booking.attempt, booking.plan = following.attempt, following.plan
+        booking.plan = _granted(await self._entries.book(Next(booking, settlement, plan)))
+        booking.attempt += 1
 
     async def settle(self, booking: Booking, settlement: Settlement) -> None:
         """Close the request's reservation and book its last attempt. After a recovery the difference is booked as a correction."""
-        row = ledger_row(booking, settlement, "settlement")
-
-        def work(connection: Connection) -> None:
-            closed = close(connection, booking)
-            if closed is None:
-                correct(connection, booking, row)
-            elif closed.attempt == booking.attempt:
-                touch(connection, booking, reserved=-closed.amount, spent=settlement.cost, force=True)
-                connection.execute(INSERT_LEDGER, row)
-            else:  # the next attempt was booked and nobody learned of it, so this one is booked too and the next one never began
-                touch(connection, booking, reserved=-closed.amount, spent=0, force=True)
-
-        await self._database.write(work)
+        await self._entries.book(Settle(booking, settlement))
 
     async def release(self, booking: Booking) -> None:
         """Undo a reservation of which nobody knows whether it was made: the database went away before it answered. No call was made."""
+        await self._entries.book(Release(booking))
 
-        def work(connection: Connection) -> None:
-            closed = close(connection, booking)
-            if closed is not None:
-                touch(connection, booking, reserved=-closed.amount, spent=0, force=True)
 
-        await self._database.write(work)
+@lru_cache(maxsize=4)
+def _periods_of(day: int) -> tuple[str, str]:
+    """The day's and the month's period; `day` counts from the epoch."""
+    date = datetime.fromtimestamp(day * DAY_S, UTC)
+    return f"day:{date:%Y-%m-%d}", f"month:{date:%Y-%m}"
 
-    def _reservation_row(self, booking: Booking) -> dict[str, object]:
-        return {
-            "request_id": booking.request_id,
-            "worker": self._worker,
-            "tenant": booking.tenant,
-            "key_id": booking.key_id,
-            "day": booking.day,
-            "month": booking.month,
-            "amount": booking.plan.amount,
-            "attempt": booking.attempt,
-            "purpose": booking.plan.purpose,
-            "plan": msgspec.json.encode(booking.plan).decode(),
-            "policy_version": booking.policy_version,
-            "created_at": booking.plan.started_at,
-        }
+
+def _granted(outcome: Outcome) -> AttemptPlan:
+    assert isinstance(outcome, AttemptPlan), "what is opened is granted, or refused with an error"
+    return outcome

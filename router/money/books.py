@@ -1,21 +1,17 @@
-"""The books as statements on one connection: counters, reservations, ledger rows, recovery. Each runs inside its caller's transaction."""
+"""What the books hold of an attempt: its reservation's row, its ledger row, and the correction of one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import lru_cache
 
 import msgspec
-import structlog
-from sqlalchemy import Connection, bindparam, delete, insert, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, insert, select
 
-from adapters.types import Usage
+from config.database import Prepared
+from config.prices import Price
 from router.ids import fresh_id
-from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Settlement
-from router.tables import UNCAPPED, budgets, ledger, reservations
-
-log = structlog.get_logger("headgate.accounting")
+from router.money.settlement import LARGEST_COUNT, Booking, Settlement
+from router.tables import ledger, reservations
 
 LONGEST_NAME = 1_000
 """Characters of a provider's name in a ledger row; whatever a provider says beyond that is cut off."""
@@ -30,27 +26,15 @@ class BudgetExceeded(Exception):
         self.amount = amount
 
 
-# Built once: SQLAlchemy's building and hashing of a statement costs more than SQLite's running it.
-INSERT_LEDGER = insert(ledger)
-INSERT_RESERVATION = insert(reservations)
-_CLOSE = (
-    delete(reservations)
-    .where(reservations.c.request_id == bindparam("id"), reservations.c.purpose == bindparam("lane"))
-    .returning(reservations.c.amount, reservations.c.attempt)
-)
-_TOUCH_BUDGETS = text(
-    "INSERT INTO budgets (tenant, period, cap, spent, reserved) "
-    "VALUES (:tenant, :day, :day_cap, :spent, :amount), (:tenant, :month, :month_cap, :spent, :amount) "
-    "ON CONFLICT (tenant, period) DO UPDATE SET cap = excluded.cap, spent = budgets.spent + excluded.spent, reserved = budgets.reserved + excluded.reserved "
-    # The request's own amounts stand on the side of the cap, where they cannot carry the sum out of 64 bits.
-    "WHERE :force = 1 OR budgets.spent + budgets.reserved <= excluded.cap - excluded.spent - excluded.reserved"
-)
+INSERT_LEDGER = Prepared(insert(ledger))
+INSERT_RESERVATION = Prepared(insert(reservations))
 
 
 def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str, object]:
     """An attempt as the ledger keeps it. `entry` is settlement, recovery or correction."""
     plan, usage = booking.plan, settlement.usage
-    row: dict[str, object] = {
+    said = settlement.provider_request_id
+    return {
         "id": fresh_id(),
         "request_id": booking.request_id,
         "attempt": booking.attempt,
@@ -58,60 +42,65 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
         "entry": entry,
         "tenant": booking.tenant,
         "key_id": booking.key_id,
-        "backend": plan.backend,
-        "provider": plan.provider,
-        "model": settlement.model[:LONGEST_NAME],
-        "provider_request_id": None if settlement.provider_request_id is None else settlement.provider_request_id[:LONGEST_NAME],
+        "backend": _text(plan.backend),
+        "provider": _text(plan.provider),
+        "model": _text(settlement.model[:LONGEST_NAME]),
+        "provider_request_id": None if said is None else _text(said[:LONGEST_NAME]),
         "outcome": settlement.outcome,
-        "error": settlement.error,
+        "error": None if settlement.error is None else _text(settlement.error),
         "usage_source": usage.source,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_read_input_tokens": usage.cache_read_input_tokens,
-        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
-        "reasoning_output_tokens": usage.reasoning_output_tokens,
-        "delivered_characters": settlement.delivered_characters,
-        "cost": settlement.cost,
-        "reserved": plan.amount,
-        "price": msgspec.json.encode(plan.price).decode(),
-        "rule": plan.rule,
+        "input_tokens": _count(usage.input_tokens),
+        "output_tokens": _count(usage.output_tokens),
+        "cache_read_input_tokens": _count(usage.cache_read_input_tokens),
+        "cache_creation_input_tokens": _count(usage.cache_creation_input_tokens),
+        "reasoning_output_tokens": _count(usage.reasoning_output_tokens),
+        "delivered_characters": _count(settlement.delivered_characters),
+        "cost": _count(settlement.cost),
+        "reserved": _count(plan.amount),
+        "price": _price(plan.price),
+        "rule": _text(plan.rule),
         "policy_version": booking.policy_version,
         "started_at": plan.started_at,
         "ended_at": settlement.ended_at,
+        "billed_ms": settlement.milliseconds,
     }
-    return {column: _storable(value) for column, value in row.items()}
 
 
-def _storable(value: object) -> object:
-    """A value as both databases take it: PostgreSQL refuses a NUL, both a lone surrogate, and an integer has 64 bits."""
-    if isinstance(value, str):
-        return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
-    return max(-LARGEST_COUNT, min(value, LARGEST_COUNT)) if isinstance(value, int) else value
+def _text(value: str) -> str:
+    """A text as both databases take it: PostgreSQL refuses a NUL, both a lone surrogate."""
+    return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
 
 
-def check_caps(booking: Booking, amount: int) -> None:
-    # An absent row is inserted without the statement's condition: the amount alone must fit.
-    if amount > min([LARGEST_AMOUNT, *(cap for cap in (booking.caps.day, booking.caps.month) if cap is not None)]):
-        raise BudgetExceeded(booking.tenant, amount)
+def _count(value: int) -> int:
+    """A number that fits into 64 bits."""
+    return value if -LARGEST_COUNT <= value <= LARGEST_COUNT else max(-LARGEST_COUNT, min(value, LARGEST_COUNT))
 
 
-def touch(connection: Connection, booking: Booking, *, reserved: int, spent: int, force: bool = False) -> None:
-    """Move the day's and the month's counters together, or neither. `force` books what is already spent whatever the cap says."""
-    changed = connection.execute(
-        _TOUCH_BUDGETS,
-        {
-            "tenant": booking.tenant,
-            "day": booking.day,
-            "month": booking.month,
-            "day_cap": UNCAPPED if booking.caps.day is None else booking.caps.day,
-            "month_cap": UNCAPPED if booking.caps.month is None else booking.caps.month,
-            "spent": spent,
-            "amount": reserved,
-            "force": int(force),
-        },
-    ).rowcount
-    if changed != 2:
-        raise BudgetExceeded(booking.tenant, booking.plan.amount)
+@lru_cache(maxsize=1024)
+def _price(price: Price) -> str:
+    return msgspec.json.encode(price).decode()
+
+
+def reservation_row(booking: Booking, worker: str) -> dict[str, object]:
+    """An attempt that is about to be made, as its reservation keeps it until it is settled."""
+    levels = [(counter.scope, counter.period) for counter in booking.counters(booking.plan) if counter.scope]
+    return {
+        "request_id": booking.request_id,
+        "worker": worker,
+        "tenant": booking.tenant,
+        "key_id": booking.key_id,
+        "day": booking.day,
+        "month": booking.month,
+        "amount": booking.plan.amount,
+        "attempt": booking.attempt,
+        "purpose": booking.plan.purpose,
+        "plan": msgspec.json.encode(booking.plan).decode(),
+        "policy_version": booking.policy_version,
+        "created_at": booking.plan.started_at,
+        "team": booking.team,
+        "user_id": booking.user,
+        "counters": msgspec.json.encode(levels).decode(),
+    }
 
 
 _ADDITIVE = (
@@ -122,84 +111,20 @@ _ADDITIVE = (
     "reasoning_output_tokens",
     "delivered_characters",
     "cost",
+    "billed_ms",
 )
 
 
-class _Closed(NamedTuple):
-    amount: int
-    attempt: int
-
-
-def close(connection: Connection, booking: Booking) -> _Closed | None:
-    """Take the request's reservation away. None where it was recovered or settled before."""
-    found = connection.execute(_CLOSE, {"id": booking.request_id, "lane": booking.plan.purpose}).one_or_none()
-    return None if found is None else _Closed(found.amount, found.attempt)
-
-
-def correct(connection: Connection, booking: Booking, row: dict[str, object]) -> None:
-    """The attempt was recovered meanwhile (its worker had been given up): book the difference to what the recovery assumed."""
+def difference(connection: Connection, booking: Booking, row: dict[str, object]) -> dict[str, object] | None:
+    """The correction that makes an attempt's rows add up to `row`; None where it was settled before: settling is idempotent."""
     same = (ledger.c.request_id == booking.request_id, ledger.c.attempt == booking.attempt, ledger.c.purpose == booking.plan.purpose)
     booked = connection.execute(select(ledger).where(*same)).mappings().all()
     if any(entry["entry"] in ("settlement", "correction") for entry in booked):
-        return  # settled before: settling is idempotent
-    difference = {column: _number(row[column]) - sum(_number(entry[column]) for entry in booked) for column in _ADDITIVE}
-    touch(connection, booking, reserved=0, spent=difference["cost"], force=True)
-    connection.execute(INSERT_LEDGER, {**row, **difference, "entry": "correction", "reserved": 0})
+        return None
+    apart = {column: _number(row[column]) - sum(_number(entry[column]) for entry in booked) for column in _ADDITIVE}
+    return {**row, **apart, "entry": "correction", "reserved": 0}
 
 
 def _number(value: object) -> int:
     assert isinstance(value, int)
     return value
-
-
-def recover(connection: Connection, worker: str, now: float) -> int:
-    """Settle the reservations a dead worker left open, at what was reserved, marked estimated. Returns how many. Idempotent.
-
-    Each stands in a savepoint of its own: one that cannot be settled stays open, is logged, and keeps no other open.
-    """
-    # All reservations first and in one order, then the counters in one order: two that recover or settle at the same time never wait in a circle.
-    held = select(reservations).where(reservations.c.worker == worker).order_by(reservations.c.request_id, reservations.c.purpose).with_for_update()
-    settled = 0
-    for row in sorted(connection.execute(held).mappings().all(), key=lambda row: (str(row["tenant"]), str(row["request_id"]))):
-        try:
-            with connection.begin_nested():
-                _recover_one(connection, row, now)
-        except (SQLAlchemyError, ValueError, OverflowError) as error:
-            log.error("reservation_not_recovered", request_id=row["request_id"], error=type(error).__name__)
-        else:
-            settled += 1
-    return settled
-
-
-def _recover_one(connection: Connection, row: Mapping[Any, Any], now: float) -> None:
-    """Raises `ValueError` for a plan that cannot be read (of another release), and whatever the database refuses."""
-    plan = msgspec.json.decode(row["plan"], type=AttemptPlan)
-    booking = Booking(
-        request_id=row["request_id"],
-        tenant=row["tenant"],
-        key_id=row["key_id"],
-        policy_version=row["policy_version"],
-        caps=Caps(),
-        day=row["day"],
-        month=row["month"],
-        attempt=row["attempt"],
-        plan=plan,
-    )
-    settlement = Settlement(
-        outcome="crashed",
-        usage=Usage(input_tokens=plan.input_bound, output_tokens=plan.output_bound, source="estimated"),
-        cost=plan.amount,
-        provider_request_id=None,
-        model=plan.model,
-        delivered_characters=0,
-        error="worker_died",
-        ended_at=now,
-    )
-    close(connection, booking)
-    for period in (booking.day, booking.month):
-        connection.execute(
-            budgets.update()
-            .where(budgets.c.tenant == booking.tenant, budgets.c.period == period)
-            .values(spent=budgets.c.spent + plan.amount, reserved=budgets.c.reserved - plan.amount)
-        )
-    connection.execute(INSERT_LEDGER, ledger_row(booking, settlement, "recovery"))

@@ -8,6 +8,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
 from adapters.cost import usd_float
+from router.storage.tables import ledger_openings
 from router.tables import UNCAPPED, budgets, ledger
 
 
@@ -35,9 +36,11 @@ class BudgetLine(Struct, frozen=True, kw_only=True):
 
 
 def usage(connection: Connection, *, tenant: str | None = None, since: float | None = None, until: float | None = None) -> list[UsageLine]:
-    """Totals by tenant, backend and model over `[since, until)`, in seconds since the epoch."""
-    requests = func.count(func.distinct(ledger.c.request_id))
-    estimated = func.count().filter(ledger.c.usage_source == "estimated")
+    """Totals by tenant, backend and model over `[since, until)`, in seconds since the epoch. An archived month lies at its first instant."""
+    is_estimate = ledger.c.usage_source == "estimated"
+    # An opening row stands for many; beside it no row of the ledger does.
+    requests = func.count(func.distinct(ledger.c.request_id)).filter(ledger_openings.c.id.is_(None)) + func.coalesce(func.sum(ledger_openings.c.requests), 0)
+    estimated = func.coalesce(func.sum(func.coalesce(ledger_openings.c.rows, 1)).filter(is_estimate), 0)
     query = (
         select(
             ledger.c.tenant,
@@ -49,6 +52,7 @@ def usage(connection: Connection, *, tenant: str | None = None, since: float | N
             func.sum(ledger.c.cost).label("cost"),
             estimated.label("estimated"),
         )
+        .join_from(ledger, ledger_openings, ledger.c.id == ledger_openings.c.id, isouter=True)
         .group_by(ledger.c.tenant, ledger.c.backend, ledger.c.model)
         .order_by(ledger.c.tenant, ledger.c.backend, ledger.c.model)
     )
@@ -63,11 +67,11 @@ def usage(connection: Connection, *, tenant: str | None = None, since: float | N
             tenant=row.tenant,
             backend=row.backend,
             model=row.model,
-            requests=row.requests,
+            requests=int(row.requests),
             input_tokens=int(row.input_tokens),
             output_tokens=int(row.output_tokens),
             cost_usd=usd_float(int(row.cost)),
-            estimated=row.estimated,
+            estimated=int(row.estimated),
         )
         for row in connection.execute(query)
     ]

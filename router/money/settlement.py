@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from adapters.cost import cost
+from adapters.cost import cost, upper_bound
 from adapters.errors import BackendError
 from adapters.types import AttemptRecord, Usage
 from config.prices import Price
@@ -26,15 +27,63 @@ Purpose = Literal["answer", "hedge", "history", "embedding"]
 """What an attempt is for. A request holds at most one reservation for each at a time; retries and repairs are further attempts at its answer."""
 
 
-class Caps(Struct, frozen=True):
-    """What a tenant may spend, in picodollars; None is no limit."""
+class Level(Struct, frozen=True):
+    """A cap inside the tenant's: of a team (`team:ID`), a key (`key:ID`) or a model (`model:NAME`, a backend's or a model's name). In picodollars."""
 
+    scope: str
     day: int | None = None
     month: int | None = None
 
+    @property
+    def of_model(self) -> bool:
+        return self.scope.startswith("model:")
+
+    def covers(self, plan: AttemptPlan) -> bool:
+        """Whether this attempt is paid from it too. A team's and a key's are only ever given to their own requests."""
+        return not self.of_model or self.scope.partition(":")[2] in (plan.backend, plan.model)
+
+
+class Caps(Struct, frozen=True):
+    """What a request may spend, in picodollars: its tenant per day and month (None is no limit), and the levels inside it that cover the request."""
+
+    day: int | None = None
+    month: int | None = None
+    levels: tuple[Level, ...] = ()
+
+    @property
+    def capped(self) -> bool:
+        return self.day is not None or self.month is not None or bool(self.levels)
+
+
+class Left(Struct, frozen=True):
+    """What budgets leave, in picodollars: `overall` to every attempt (None: no limit), `models` to those that a model's budget covers."""
+
+    overall: int | None = None
+    models: tuple[tuple[Level, int], ...] = ()
+
+    def at_most(self, amount: int) -> Left:
+        return msgspec.structs.replace(self, overall=amount if self.overall is None else min(self.overall, amount))
+
+    def needed(self, plan: AttemptPlan) -> int:
+        """The least with which the attempt may be made; more than any budget holds where a model's budget does not allow it."""
+        least = plan.least_amount
+        return 2 * LARGEST_AMOUNT if least and any(left < least for level, left in self.models if level.covers(plan)) else least
+
+
+class Counter(NamedTuple):
+    """A counter of what is spent and set aside: of a tenant (`scope` empty) or a level inside it, in a period (`day:…`, `month:…`)."""
+
+    tenant: str
+    scope: str
+    period: str
+
 
 class AttemptPlan(Struct, frozen=True):
-    """What an attempt may cost at most, known before the call. A booking's attempts share their purpose. `amount` is in picodollars, the bounds in tokens."""
+    """What an attempt may cost at most, known before the call. A booking's attempts share their purpose. `amount` is in picodollars, the bounds in tokens.
+
+    Where a budget does not hold `amount`, an attempt that is content with less output says with `least_output` how many tokens of each of its
+    `choices` it needs at least; 0 is all or nothing.
+    """
 
     backend: str
     provider: str
@@ -46,6 +95,37 @@ class AttemptPlan(Struct, frozen=True):
     rule: str
     started_at: float
     purpose: Purpose = "answer"
+    least_output: int = 0
+    choices: int = 1
+    spoken: bool = False
+    milliseconds: int = 0
+    """The longest that the attempt may run, where its time has a price."""
+
+    @property
+    def least_amount(self) -> int:
+        """The smallest amount with which the attempt may be made."""
+        if not self.least_output:
+            return self.amount
+        return min(self.amount, self._bound(self.least_output * self.choices))
+
+    def clamped(self, amount: int) -> AttemptPlan | None:
+        """The plan with the most output that `amount` is sure to pay for; itself where all of it is, None where that is too little."""
+        if amount >= self.amount:
+            return self
+        if amount < self.least_amount:
+            return None
+        least, most = self.least_output, self.output_bound // self.choices
+        while least < most:  # the bound grows with the output: the largest that fits is found by halving
+            middle = (least + most + 1) // 2
+            if self._bound(middle * self.choices) <= amount:
+                least = middle
+            else:
+                most = middle - 1
+        output = least * self.choices
+        return msgspec.structs.replace(self, output_bound=output, amount=self._bound(output))
+
+    def _bound(self, output: int) -> int:
+        return upper_bound(self.input_bound, output, self.price, spoken=self.spoken, milliseconds=self.milliseconds)
 
 
 class Booking(Struct):
@@ -60,6 +140,19 @@ class Booking(Struct):
     month: str
     attempt: int
     plan: AttemptPlan
+    team: str = ""
+    user: str = ""
+
+    def counters(self, plan: AttemptPlan) -> dict[Counter, int | None]:
+        """The counters that an attempt of this booking moves, each with its cap."""
+        caps = self.caps
+        found: dict[Counter, int | None] = {Counter(self.tenant, "", self.day): caps.day, Counter(self.tenant, "", self.month): caps.month}
+        for level in caps.levels:
+            if level.covers(plan):
+                for period, cap in ((self.day, level.day), (self.month, level.month)):
+                    if cap is not None:
+                        found[Counter(self.tenant, level.scope, period)] = cap
+        return found
 
 
 class Settlement(Struct, frozen=True):
@@ -73,6 +166,8 @@ class Settlement(Struct, frozen=True):
     delivered_characters: int
     error: str | None
     ended_at: float
+    milliseconds: int = 0
+    """How long it ran, where that has a price."""
 
 
 def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | None) -> Settlement:
@@ -95,7 +190,8 @@ def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | No
                 # A free backend without a limit has no bound, and then the count stands as it is.
                 output_tokens=min(seen.output_tokens, plan.output_bound) if plan.output_bound else seen.output_tokens,
             )
-    amount = cost(usage, plan.price) if record.called and not (refused and usage.total_tokens == 0) else 0
+    ran = _ran(record, plan) if plan.milliseconds and record.called else 0
+    amount = cost(usage, plan.price, ran) if record.called and not (refused and usage.total_tokens == 0) else 0
     if usage.source == "estimated":
         amount = min(amount, plan.amount)
     return Settlement(
@@ -107,7 +203,14 @@ def measured(record: AttemptRecord, plan: AttemptPlan, error: BaseException | No
         delivered_characters=record.delivered_characters,
         error=error.code if isinstance(error, BackendError) else (type(error).__name__ if isinstance(error, Exception) else None),
         ended_at=record.ended_at or time.time(),
+        milliseconds=ran,
     )
+
+
+def _ran(record: AttemptRecord, plan: AttemptPlan) -> int:
+    """The milliseconds that an attempt ran, never more than were reserved for."""
+    ended = record.ended_at or time.time()
+    return min(max(0, math.ceil(1000 * (ended - (record.started_at or ended)))), plan.milliseconds)
 
 
 def unmeasured(booking: Booking, settlement: Settlement) -> Settlement:
@@ -127,6 +230,8 @@ def unmeasured(booking: Booking, settlement: Settlement) -> Settlement:
 
 def _within_bounds(usage: Usage) -> Usage:
     """A provider's report with every count a number that the ledger holds."""
+    if all(0 <= value <= LARGEST_COUNT for value in msgspec.structs.astuple(usage) if isinstance(value, int)):
+        return usage
     counts = {name: min(max(0, value), LARGEST_COUNT) for name, value in msgspec.structs.asdict(usage).items() if isinstance(value, int)}
     return msgspec.structs.replace(usage, **counts)
 

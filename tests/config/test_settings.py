@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.secretfile import Secret, admin_key, load_secret, weakness
+from config.secretfile import Secret, admin_key, load_secret
 from config.settings import Settings, SettingsError, import_plugins, load_env, load_settings
+from config.weakness import weakness
 from config.yamlfile import YamlError
 
 
@@ -38,6 +39,8 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_DURABILITY": "full",
         "HEADGATE_REDIS_URL": "redis://cache.internal:6379/0",
         "HEADGATE_LIMITS_WHEN_AWAY": "refuse",
+        "HEADGATE_AUTO_MIGRATE": "true",
+        "HEADGATE_LEDGER_MONTHS": "18",
         "HEADGATE_PLUGINS": "a.py, package.module",
         "HEADGATE_EMBEDDER_MODEL": "123",
         "HEADGATE_ALLOW_PRIVATE_BACKENDS": "yes",
@@ -49,10 +52,13 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_IDEMPOTENCY_S": "7",
         "HEADGATE_TOOL_MEMORY_S": "0",
         "HEADGATE_RETENTION_S": "8.5",
+        "HEADGATE_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+        "HEADGATE_AUTH_FAILURES_PER_MINUTE": "9",
     }
     values = load_env(environ)
     assert set(values) == set(Settings.__struct_fields__)
     assert values["plugins"] == ("a.py", "package.module")
+    assert values["trusted_proxies"] == ("10.0.0.0/8", "::1")
     assert values["embedder_model"] == "123"
     assert values["allow_private_backends"] is True
     assert load_settings(environ).database == "sqlite:////tmp/x.db"
@@ -74,6 +80,8 @@ def test_an_empty_variable_counts_as_absent() -> None:
         ("HEADGATE_HEARTBEET_S", "2", "did you mean HEADGATE_HEARTBEAT_S?"),
         ("HEADGATE_COMMIT_AFTER_S", "0", "must be more than 0"),
         ("DATABASE_URL", "mysql://u:hidden@h/d", "DATABASE_URL: 'mysql' is not supported"),
+        ("HEADGATE_TRUSTED_PROXIES", "10.0.0.0/8,proxy", "HEADGATE_TRUSTED_PROXIES: 'proxy' is not a range of addresses"),
+        ("HEADGATE_TRUSTED_PROXIES", "10.0.0.1/8", "did you mean 10.0.0.0/8?"),
         ("DATABASE_URL", "postgres://u:hidden@h/d", "did you mean postgresql://?"),
     ],
 )
@@ -176,6 +184,14 @@ def test_a_weak_admin_key_is_refused_without_repeating_it(value: str) -> None:
 def test_a_random_key_of_thirty_two_hex_digits_is_never_refused(value: bytes) -> None:
     digits = __import__("hashlib").sha256(value).hexdigest()[:32]
     assert weakness(digits) is None
+
+
+@pytest.mark.parametrize("networks", ["10.0.0.0/33", "proxy.internal", "10.0.0.1/8"])
+def test_a_trusted_proxy_that_is_no_range_is_refused_wherever_it_is_given(networks: str) -> None:
+    with pytest.raises(SettingsError, match="HEADGATE_TRUSTED_PROXIES"):
+        load_settings({"HEADGATE_TRUSTED_PROXIES": networks})
+    with pytest.raises(SettingsError, match=r"settings\.trusted_proxies: .*10\.0\.0\.0/8"):
+        load_settings({}, f"version: 1\nsettings: {{trusted_proxies: ['{networks}']}}\n")
 
 
 def test_no_admin_key_is_no_error() -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from adapters.cost import picodollars
 from config.database import open_database
-from router.money import books
+from router.money import recovery
 from router.money.settlement import Booking
 from router.tables import reservations
 from tests.e2e.money_books import Books, check_bills, check_sums, open_calls, read_books, settled_books, watching
@@ -273,7 +273,7 @@ async def test_recovery_settles_both_lanes_of_a_worker_that_died(tmp_path: Path,
         assert {row["purpose"] for row in held} == {"answer", "hedge"}
 
         def recover(connection: Connection) -> int:
-            return books.recover(connection, "worker-1", 0.0)
+            return recovery.recover(connection, "worker-1", 0.0)
 
         assert await service.database.write(recover) == 2
         found = await read_books(service.database)

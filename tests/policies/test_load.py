@@ -125,6 +125,10 @@ tenants: {acme: {on_budget_end: bb, limits: {rmp: 3}}}
         ("complexity: {weak: local, strong: claude, threshold: 5}", "complexity.threshold: must be at most 1, found 5"),
         ("complexity: {weak: local, strong: claude, target: {strong_share: 0.3}}", "complexity.target: 'target' is not supported yet"),
         ("default: mini\ntenants: {acme: {on_budget_end: lcal}}", "tenants.acme.on_budget_end: there is no backend 'lcal'; did you mean 'local'?"),
+        (
+            "tenants: {acme: {budget_usd: {models: {mni: {day: 1}}}}}",
+            "tenants.acme.budget_usd.models.mni: there is no backend, embedder or model 'mni'; did you mean 'mini'?",
+        ),
         ("rules: [{name: r, use: {weighted: {mnii: 1}}}]", "rules[0].use.weighted.mnii: there is no backend 'mnii'; did you mean 'mini'?"),
         ("rules: [{name: r, use: {weighted: {mini: 0, claude: 0}}}]", "the weights sum to 0"),
         ("rules: [{name: r, use: {weighted: {mini: -1}}}]", "must be at least 0, found -1"),

@@ -79,6 +79,22 @@ async def test_nothing_of_another_tenant_is_ever_found(
     assert db.read_blocking(lambda c: text_index(db.dialect).search(c, "acme", [theirs.id], "merger", 5)) == []
 
 
+async def test_a_document_that_is_more_sensitive_than_the_question_may_be_is_not_found(
+    documents: Documents, index: Callable[[], int], searcher: Searcher
+) -> None:
+    store = await documents.create_store("acme", data_class="public")
+    for name, data, data_class in (("a.md", POLICY, "public"), ("s.txt", SECRET, "confidential")):
+        file = await documents.add_file("acme", filename=name, data=data)
+        await documents.attach("acme", store.id, file.id, data_class=data_class)  # type: ignore[arg-type]
+    index()
+    for most, found in (("restricted", True), ("confidential", True), ("internal", False), ("public", False)):
+        asked = SearchRequest(tenant="acme", stores=(store.id,), query="merger with Globex refunds", max_data_class=most)  # type: ignore[arg-type]
+        result = await asyncio.to_thread(searcher.search, asked)
+        assert any("Globex" in passage.text for passage in result.passages) is found, most
+        assert result.passages
+        assert result.data_class == ("confidential" if found else "public")
+
+
 async def test_what_an_index_wrongly_proposes_is_dropped(documents: Documents, index: Callable[[], int], db: Database, embedder: SentenceEmbedder) -> None:
     theirs = await documents.create_store("rival", file_ids=[(await documents.add_file("rival", filename="s.txt", data=SECRET)).id])
     mine = await documents.create_store("acme", file_ids=[(await documents.add_file("acme", filename="a.md", data=POLICY)).id])

@@ -11,9 +11,11 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from config.database import STATE_LOCK, Database, exclusively, open_database
-from router import auth, policy_store
+from router import policy_store
+from router.identity.first_keys import FirstKeys, ensure_first_keys
+from router.identity.tables import keys, tenants
 from router.launch import migrate_state
-from router.tables import keys, policy_versions, tenants
+from router.tables import policy_versions
 
 
 def active(connection: Connection) -> list[int]:
@@ -73,9 +75,9 @@ async def test_two_replicas_that_start_together_for_the_first_time_make_one_poli
     database = open_database(postgres_url)
     await asyncio.to_thread(migrate_state, database)
 
-    def prepare(connection: Connection) -> auth.FirstKeys:
+    def prepare(connection: Connection) -> FirstKeys:
         policy_store.import_file(connection, "the file")
-        return auth.ensure_first_keys(connection, b"secret", "hg-configured-admin-key")
+        return ensure_first_keys(connection, b"secret", "hg-configured-admin-key")
 
     results = await at_once(postgres_url, database, prepare, prepare)
     assert sorted(made.chat is not None for made in results) == [False, True]

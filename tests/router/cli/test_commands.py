@@ -6,7 +6,10 @@ import asyncio
 import csv
 import io
 import json
+import time
 from pathlib import Path
+
+import pytest
 
 from adapters.types import Usage
 from config.database import open_database
@@ -46,6 +49,38 @@ def test_tenants_and_keys_live_in_the_home_folder(headgate: Command) -> None:
     assert headgate("keys", "revoke", made["id"]).out == f"{made['id']} revoked\n"
     (line,) = [line for line in headgate("keys", "list").out.splitlines() if made["id"] in line]
     assert line.endswith("revoked")
+
+
+def test_teams_users_and_narrowed_keys_are_made_listed_and_closed(headgate: Command) -> None:
+    headgate("tenants", "create", "acme")
+    team = headgate("teams", "create", "Research", "--tenant", "acme", "--json").json
+    user = headgate("users", "create", "--tenant", "acme", "--team", team["id"], "--subject", "auth0|1", "--name", "Ada", "--json").json
+    assert (team["name"], user["team"], user["role"], user["display_name"]) == ("Research", team["id"], "member", "Ada")
+    narrow = ["--route", "chat", "--route", "usage", "--network", "10.0.0.0/8", "--model", "mini", "--max-data-class", "internal", "--expires", "90d"]
+    made = headgate("keys", "create", "--tenant", "acme", "--user", user["id"], *narrow, "--json").json
+    (key,) = headgate("keys", "list", "--user", user["id"], "--json").json
+    assert (key["id"], key["user"], key["team"], key["routes"], key["networks"]) == (made["id"], user["id"], None, ["chat", "usage"], ["10.0.0.0/8"])
+    assert (key["models"], key["max_data_class"]) == (["mini"], "internal")
+    assert key["expires_at"] == pytest.approx(time.time() + 90 * 86_400, abs=300)
+    for group, command, undo, id, state in (("teams", "archive", "restore", team["id"], "archived"), ("users", "disable", "enable", user["id"], "disabled")):
+        assert headgate(group, command, id).out == f"{id} {state}\n"
+        (line,) = [line for line in headgate(group, "list", "--tenant", "acme").out.splitlines() if id in line]
+        assert line.endswith(state)
+        headgate(group, undo, id)
+        assert headgate(group, "list", "--json").json[0][f"{state}_at"] is None
+
+
+def test_a_key_is_rotated_with_an_overlap(headgate: Command) -> None:
+    headgate("tenants", "create", "acme")
+    old = headgate("keys", "create", "--tenant", "acme", "--expires", "2999-01-01", "--json").json
+    new = headgate("keys", "rotate", old["id"], "--overlap", "24h", "--json").json
+    assert new["key"] != old["key"]
+    first, second = headgate("keys", "list", "--json").json
+    assert (first["replaced_by"], second["replaced_by"], second["role"]) == (new["id"], None, "member")
+    assert first["expires_at"] == pytest.approx(time.time() + 86_400, abs=300)
+    assert headgate("keys", "rotate", new["id"]).out.startswith("hg-")
+    states = [line.split()[-1] for line in headgate("keys", "list").out.splitlines()[1:]]
+    assert states == ["live", "expired", "live"]
 
 
 def test_documents_are_added_found_listed_and_deleted(headgate: Command, tmp_path: Path) -> None:

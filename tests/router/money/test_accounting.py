@@ -9,17 +9,20 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
 from adapters.cost import upper_bound
 from adapters.errors import ProviderFault, StreamBroken
 from adapters.types import AttemptRecord, Usage
 from config.database import Database, open_database
-from config.prices import Price
+from config.prices import Price, PriceTier
 from router.launch import migrate_state
 from router.money.accounting import Accounting
-from router.money.books import BudgetExceeded, recover
-from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, measured
+from router.money.books import BudgetExceeded
+from router.money.recovery import recover
+from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Level, measured
 from router.tables import budgets, ledger, reservations
 
 PRICE = Price(input=1.0, output=4.0)
@@ -80,10 +83,11 @@ async def test_a_refused_reservation_changes_neither_counter(database: Database)
     assert {row["reserved"] for row in await rows(database, budgets)} == {plan().amount}
 
 
-async def test_an_attempt_dearer_than_the_whole_cap_is_refused_before_any_row_exists(database: Database) -> None:
+async def test_an_attempt_dearer_than_the_whole_cap_sets_nothing_aside(database: Database) -> None:
     with pytest.raises(BudgetExceeded):
         await reserve(Accounting(database, "w1"), "r1", Caps(month=plan().amount - 1))
-    assert await rows(database, budgets) == []
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(0, 0)}
+    assert await rows(database, reservations) == []
 
 
 async def test_a_fallback_books_the_failed_attempt_and_reserves_the_next(database: Database) -> None:
@@ -273,6 +277,87 @@ async def test_what_a_failed_attempt_set_aside_is_free_for_the_next_one(database
     booking = await reserve(books, "r1", Caps(month=cap))
     await reserve(books, "r2", Caps(month=cap), plan(1, 1))
     others = plan(1, 1).amount
-    assert await books.remaining("acme", Caps(month=cap)) == plan().amount - others
-    assert await books.remaining("acme", Caps(month=cap), booking) == cap - others
-    assert await books.remaining("acme", Caps(month=cap), booking, 7) == cap - others - 7
+    assert await left(books, Caps(month=cap)) == (plan().amount - others, cap)
+    assert await left(books, Caps(month=cap), booking) == (cap - others, cap)
+    assert await left(books, Caps(month=cap), booking, 7) == (cap - others - 7, cap)
+
+
+async def left(books: Accounting, caps: Caps, booking: Booking | None = None, spent: int = 0) -> tuple[int | None, int | None]:
+    found = await books.remaining("acme", caps, booking, spent)
+    assert found is not None
+    return found[0].overall, found[1].overall
+
+
+async def test_a_budget_inside_the_tenants_holds_its_own_requests_only(database: Database) -> None:
+    books = Accounting(database, "w1")
+    team = Caps(month=plan().amount * 10, levels=(Level("key:a", day=plan().amount * 2),))
+    for name in ("r1", "r2"):
+        await reserve(books, name, team)
+    with pytest.raises(BudgetExceeded):
+        await reserve(books, "r3", team)
+    await reserve(books, "r4", Caps(month=plan().amount * 10))
+    counters = {(row["scope"], str(row["period"])[:3]): row["reserved"] for row in await rows(database, budgets)}
+    assert counters == {("", "day"): 3 * plan().amount, ("", "mon"): 3 * plan().amount, ("key:a", "day"): 2 * plan().amount}
+
+
+async def test_a_budget_that_comes_later_begins_with_what_was_spent_before(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps())
+    await books.settle(booking, measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None))
+    caps = Caps(levels=(Level("key:key", month=30_000_000 + plan().amount), Level("model:mini", day=10**12), Level("model:other", day=0)))
+    await reserve(books, "r2", caps)
+    counters = {(row["scope"], row["spent"], row["reserved"]) for row in await rows(database, budgets) if row["scope"]}
+    assert counters == {("key:key", 30_000_000, plan().amount), ("model:mini", 30_000_000, plan().amount)}
+    with pytest.raises(BudgetExceeded):
+        await reserve(books, "r3", caps)
+
+
+async def test_a_dead_workers_request_is_recovered_from_every_budget_that_it_set_aside_from(database: Database) -> None:
+    caps = Caps(levels=(Level("key:key", month=10**13), Level("model:gpt", day=10**13)))
+    await reserve(Accounting(database, "w1"), "r1", caps)
+    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 1
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(plan().amount, 0)}
+    assert len(await rows(database, budgets)) == 4
+
+
+async def test_an_attempt_that_is_content_with_less_gets_what_is_left_and_never_less_than_it_needs(database: Database) -> None:
+    books = Accounting(database, "w1")
+    wanted = msgspec.structs.replace(plan(100, 1000), least_output=20, choices=2)
+    cap = upper_bound(100, 301, PRICE)
+    booking = await reserve(books, "r1", Caps(month=cap), wanted)
+    assert (booking.plan.output_bound, booking.plan.amount) == (300, upper_bound(100, 300, PRICE))
+    with pytest.raises(BudgetExceeded):
+        await reserve(books, "r2", Caps(month=cap), wanted)
+    await books.next_attempt(booking, measured(record(None, called=False), booking.plan, StreamBroken("cut")), wanted)
+    assert booking.plan.output_bound == 300
+    (held,) = await rows(database, reservations)
+    assert held["amount"] == booking.plan.amount
+    with pytest.raises(BudgetExceeded):
+        await reserve(books, "r3", Caps(month=upper_bound(100, 39, PRICE)), wanted)
+
+
+@given(
+    st.integers(0, 5_000), st.integers(1, 4), st.integers(1, 2_000), st.integers(0, 2_000), st.integers(0, 10**11),
+    st.floats(0, 100, allow_nan=False), st.floats(0, 100, allow_nan=False),
+)  # fmt: skip
+def test_a_clamped_plan_is_the_largest_that_fits(input_bound: int, choices: int, limit: int, least: int, amount: int, rate: float, output: float) -> None:
+    price = Price(input=rate, output=output, tiers=(PriceTier(above=1_000, input=2 * rate, output=2 * output),))
+    whole = upper_bound(input_bound, limit * choices, price)
+    wanted = AttemptPlan("b", "p", "m", price, input_bound, limit * choices, whole, "r", 0.0, least_output=min(least, limit), choices=choices)
+    found = wanted.clamped(amount)
+    if amount >= whole:
+        assert found == wanted
+    elif found is None:
+        assert amount < wanted.least_amount
+    else:
+        assert wanted.least_output * choices <= found.output_bound < wanted.output_bound
+        assert found.amount == upper_bound(input_bound, found.output_bound, price) <= amount
+        assert upper_bound(input_bound, found.output_bound + choices, price) > amount
+
+
+async def test_what_costs_nothing_is_answered_whatever_was_spent(database: Database) -> None:
+    books = Accounting(database, "w1")
+    booking = await reserve(books, "r1", Caps(month=plan().amount))
+    await books.settle(booking, measured(record(Usage(input_tokens=10**6, output_tokens=5)), booking.plan, None))
+    free = AttemptPlan("local", "local", "llama", Price(input=0, output=0), 100, 0, 0, "default", time.time())
+    await reserve(books, "r2", Caps(month=plan().amount), free)

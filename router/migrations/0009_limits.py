@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005_limits"
-down_revision = "0004_kept"
+revision = "0009_limits"
+down_revision = "0008_storage"
 branch_labels = None
 depends_on = None
 

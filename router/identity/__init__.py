@@ -1,0 +1,1 @@
+"""Who may ask: tenants, teams, users and keys, and from a presented key to its principal."""

@@ -1,0 +1,141 @@
+"""Users of a tenant: the people (or machines) that keys and bearer tokens act for."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import get_args
+
+from msgspec import UNSET, Struct, UnsetType
+from sqlalchemy import Connection, false, insert, select, update
+
+from policies.access import TENANT_ROLES, TenantRole
+from router.identity.errors import Exists, InvalidName, Unknown, may_exist
+from router.identity.tables import users
+from router.identity.teams import live_team
+from router.identity.tenants import require_tenant
+
+LONGEST = {"subject": 255, "email": 320, "display_name": 200}
+
+
+class User(Struct, frozen=True, kw_only=True):
+    """A user. The keys of one that is disabled or erased are dead; an erased one has neither subject nor names, and never comes back.
+
+    `subject` is the identity provider's name for them, unique in the tenant. `role` bounds what their keys may do.
+    """
+
+    id: str
+    tenant: str
+    team: str | None = None
+    subject: str | None = None
+    email: str | None = None
+    display_name: str | None = None
+    role: TenantRole
+    created_at: float
+    disabled_at: float | None = None
+    erased_at: float | None = None
+
+
+def create_user(
+    connection: Connection,
+    tenant: str,
+    *,
+    role: str,
+    team: str | None = None,
+    subject: str | None = None,
+    email: str | None = None,
+    display_name: str | None = None,
+) -> User:
+    """Raises `Unknown` for the tenant or the team, `InvalidName` for a value that cannot be, `Exists` for a subject that is somebody's."""
+    require_tenant(connection, tenant)
+    names = {"subject": subject, "email": email, "display_name": display_name}
+    for field, value in names.items():
+        _check(field, value)
+    if team is not None:
+        live_team(connection, tenant, team)
+    user_id = "user_" + uuid.uuid4().hex[:24]
+    _require_free(connection, tenant, user_id, subject)
+    row = {"id": user_id, "tenant": tenant, "team": team, "role": _role(role), "created_at": time.time(), **names}
+    connection.execute(insert(users), row)
+    return get_user(connection, user_id)
+
+
+def list_users(connection: Connection, tenant: str | None = None, team: str | None = None) -> list[User]:
+    """Every user, or one tenant's, or one team's; oldest first."""
+    query = select(users).order_by(users.c.created_at, users.c.id)
+    if tenant is not None:
+        query = query.where(users.c.tenant == tenant if may_exist(tenant) else false())
+    if team is not None:
+        query = query.where(users.c.team == team if may_exist(team) else false())
+    return [User(**row) for row in connection.execute(query).mappings()]
+
+
+def get_user(connection: Connection, user_id: str, tenant: str | None = None) -> User:
+    """A user; with `tenant` only that tenant's. Raises `Unknown`."""
+    query = select(users).where(users.c.id == user_id)
+    if tenant is not None:
+        query = query.where(users.c.tenant == tenant)
+    row = connection.execute(query).mappings().first() if may_exist(user_id) else None
+    if row is None:
+        raise Unknown(f"no user {user_id[:80]!r}", "user")
+    return User(**row)
+
+
+def live_user(connection: Connection, tenant: str, user_id: str) -> User:
+    """A user that a key can be made for. Raises `Unknown`, and `InvalidName` for one that is disabled or erased."""
+    user = get_user(connection, user_id, tenant)
+    if user.disabled_at is not None or user.erased_at is not None:
+        raise InvalidName(f"user {user.id} is {'erased' if user.erased_at is not None else 'disabled'}; a key of theirs would be dead", "user")
+    return user
+
+
+def change_user(
+    connection: Connection,
+    user_id: str,
+    *,
+    team: str | UnsetType | None = UNSET,
+    role: str | UnsetType = UNSET,
+    subject: str | UnsetType | None = UNSET,
+    email: str | UnsetType | None = UNSET,
+    display_name: str | UnsetType | None = UNSET,
+    disabled: bool | UnsetType = UNSET,
+) -> User:
+    """Change what is given; None takes a value away. Raises as `create_user`, and `InvalidName` for a user that was erased."""
+    user = get_user(connection, user_id)
+    if user.erased_at is not None:
+        raise InvalidName(f"user {user.id} was erased and cannot be changed; make a new one", "user")
+    given = {"team": team, "role": role, "subject": subject, "email": email, "display_name": display_name}
+    values: dict[str, object] = {field: value for field, value in given.items() if value is not UNSET}
+    for field in LONGEST:
+        _check(field, values.get(field))
+    if isinstance(team, str):
+        live_team(connection, user.tenant, team)
+    if isinstance(role, str):
+        values["role"] = _role(role)
+    if isinstance(subject, str):
+        _require_free(connection, user.tenant, user_id, subject)
+    if disabled is not UNSET and disabled != (user.disabled_at is not None):
+        values["disabled_at"] = time.time() if disabled else None
+    if values:
+        connection.execute(update(users).where(users.c.id == user_id).values(values))
+    return get_user(connection, user_id)
+
+
+def _role(role: str) -> TenantRole:
+    for known in get_args(TenantRole):
+        if role == known:
+            return known  # type: ignore[no-any-return]
+    raise InvalidName(f"role {role[:40]!r} is not one of {', '.join(TENANT_ROLES)}")
+
+
+def _check(field: str, value: object) -> None:
+    if isinstance(value, str) and not (1 <= len(value) <= LONGEST[field] and value.isprintable()):
+        raise InvalidName(f"{field} has 1 to {LONGEST[field]} characters and no line breaks; leave it out for none", field)
+
+
+def _require_free(connection: Connection, tenant: str, user_id: str, subject: str | None) -> None:
+    """The message names nobody: a subject may be a person's address."""
+    if subject is not None:
+        taken = connection.execute(select(users.c.id).where(users.c.tenant == tenant, users.c.subject == subject, users.c.id != user_id)).first()
+        if taken is not None:
+            raise Exists(f"tenant {tenant!r} has a user with this subject already, {taken.id}", "subject")
