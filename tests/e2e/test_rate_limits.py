@@ -248,11 +248,14 @@ fallback: []
 tenants: {default: {limits: {concurrency: 1}}}
 """
     config = write_policy(tmp_path, policy)
-    with served(tmp_path, "--config", str(config), "--workers", "2", models=False) as serve:
-        with httpx2.Client(base_url=serve.url, headers={"authorization": f"Bearer {serve.keys['chat']}"}, timeout=20) as client:
-            with pytest.raises(httpx2.HTTPError):
-                _killed_while_it_answers(serve, client)
-            wait(lambda: client.post("/v1/chat/completions", json=chat()).status_code == 200, "the slot did not come back")
+    with served(tmp_path, "--config", str(config), "--workers", "2", models=False) as serve, _client(serve) as client:
+        with pytest.raises(httpx2.HTTPError):
+            _killed_while_it_answers(serve, client)
+        wait(lambda: client.post("/v1/chat/completions", json=chat()).status_code == 200, "the slot did not come back")
+
+
+def _client(serve: Serve) -> httpx2.Client:
+    return httpx2.Client(base_url=serve.url, headers={"authorization": f"Bearer {serve.keys['chat']}"}, timeout=20)
 
 
 def _killed_while_it_answers(serve: Serve, client: httpx2.Client) -> None:

@@ -127,7 +127,7 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -
                         database = open_database(url or f"sqlite:///{tmp_path / 'headgate.db'}")
                         if not number:
                             await asyncio.to_thread(migrate_state, database)
-                        await database.write(lambda connection, worker=worker: _register(connection, worker))  # type: ignore[misc]
+                        await database.write(lambda connection, worker=worker: register(connection, worker))  # type: ignore[misc]
                         stack.push_async_callback(database.aclose)
                         store = Remote(SqlTransport(database, worker, clock))
                 stack.push_async_callback(store.aclose)
@@ -137,7 +137,7 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -
         yield opened
 
 
-def _register(connection: Any, worker: str) -> None:
+def register(connection: Any, worker: str) -> None:
     connection.execute(insert(workers), {"id": worker, "instance": "test", "beat": 0, "started_at": time.time()})
 
 
