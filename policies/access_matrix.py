@@ -89,6 +89,7 @@ ACCESS: dict[Endpoint, Action | Open] = {
     ("DELETE", "/admin/keys/{key_id}"): "keys.write",
     ("POST", "/admin/keys/{key_id}/rotate"): "keys.write",
     ("GET", "/admin/usage"): "usage.read",
+    ("GET", "/admin/alerts"): "usage.read",
     ("GET", "/admin/ledger"): "ledger.read",
     ("GET", "/admin/backends"): "backends.read",
 }

@@ -16,7 +16,7 @@ from policies.check_federation import federation_problems
 from policies.hosts import is_host, is_private
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation
-from policies.schema import Case, Limits, Moderation, PolicyFile, Rule, Weighted, When
+from policies.schema import Alerts, Case, Limits, Moderation, PolicyFile, Rule, Weighted, When
 
 _NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -52,6 +52,7 @@ class Checker:
             self._exists(self.file.history.summarise_with, ("history", "summarise_with"))
         self._ladder()
         self._moderation()
+        self._alerts(self.file.alerts, ("alerts",))
         for name, tenant in self.file.tenants.items():
             if tenant.history is not None and tenant.history.summarise_with is not None:
                 self._exists(tenant.history.summarise_with, ("tenants", name, "history", "summarise_with"))
@@ -59,6 +60,7 @@ class Checker:
                 self._budgeted(budgeted, ("tenants", name, "budget_usd", "models", budgeted))
             if tenant.on_budget_end is not None:
                 self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
+            self._alerts(tenant.alerts, ("tenants", name, "alerts"))
         self._limits()
         for place, message, on_key in federation_problems(self.file.identity, self.private_addresses):
             self._add(place, message, key=on_key)
@@ -156,7 +158,17 @@ class Checker:
                 (*path, "model"), f"the price of {spec.model!r} is not known; add price: {{input: …, output: 0}} to this embedder, in USD per million tokens"
             )
 
-    def _base_url(self, url: str, path: Path) -> None:
+    def _alerts(self, alerts: Alerts | None, path: Path) -> None:
+        if alerts is None:
+            return
+        self._base_url(alerts.url, (*path, "url"), "what is sent is signed with the secret in secret_env")
+        if not alerts.secret_env.endswith("_API_KEY"):
+            self._add((*path, "secret_env"), f"must end in _API_KEY, found {alerts.secret_env!r}")
+        for index, share in enumerate(alerts.at):
+            if share in alerts.at[:index]:
+                self._add((*path, "at", index), f"{share:g} stands in this list twice")
+
+    def _base_url(self, url: str, path: Path, instead: str = "name a variable in api_key_env") -> None:
         try:
             parts = urlsplit(url)
             host = parts.hostname or ""
@@ -166,7 +178,7 @@ class Checker:
         if not valid or not url.isascii() or not url.isprintable() or " " in url:
             self._add(path, f"expected an http or https URL, found {url!r}")
         elif parts.username is not None or parts.password is not None:
-            self._add(path, "a URL must not hold a name or a password; name a variable in api_key_env")
+            self._add(path, f"a URL must not hold a name or a password; {instead}")
         elif not self.private_addresses and is_private(host):
             self._add(path, f"{host} is a private address; only the policy file may name one, unless settings.allow_private_backends is true")
 

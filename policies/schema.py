@@ -213,6 +213,23 @@ class DefaultLimits(Limits, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     per_ip: IpLimits | None = None
 
 
+class Alerts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is told, by a signed POST to `url`, that a budget is used up to one of the shares `at`, or refuses for the first time in its period.
+
+    `secret_env` names the variable that holds the secret of the signature.
+    """
+
+    url: Name
+    secret_env: Name
+    at: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(max_length=20)] = (0.5, 0.8, 1.0)
+
+
+class TenantAlerts(Alerts, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A tenant's own receiver, beside the policy's; with `only`, in place of it."""
+
+    only: bool = False
+
+
 class TenantBudget(Budget, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A tenant's budget, and those inside it: of its teams (by name or id), of each of its keys, and for models (by a backend's or a model's name).
 
@@ -238,6 +255,7 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     grounding: Grounding | None = None
     history: History | None = None
     on_budget_end: str | None = None
+    alerts: TenantAlerts | None = None
 
 
 class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -294,6 +312,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     grounding: Grounding = Grounding()
     history: History = History()
     limits: DefaultLimits = DefaultLimits()
+    alerts: Alerts | None = None
     tenants: dict[str, Tenant] = {}
     identity: Identity = Identity()
     cases: tuple[Case, ...] = ()

@@ -92,6 +92,7 @@ class EmbeddingExchange:
             try:
                 await asyncio.shield(opening)
             except BudgetExceeded as error:
+                self.gateway.alerts.refused(error.short)
                 raise ApiError(402, "budget_exceeded", "The budget does not allow this request. Ask your administrator for a larger one.") from error
             self.record = AttemptRecord(backend=self.name)
             return await chosen.embedder.embed(self.call.request, self.record)

@@ -20,6 +20,7 @@ from config.settings import Settings
 from policies.access import Principal
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
+from router.alerts.watch import BudgetAlerts
 from router.credentials.door import Door
 from router.http.errors import ApiError
 from router.identity.authenticator import Authenticator
@@ -48,6 +49,7 @@ BOOKING_S = 5.0
 """How long the end of an answer waits for a database that does not take its booking; it is booked all the same, as soon as that is back."""
 
 BEAT_S = 2.0
+ALERTS_S = 5.0
 SWEEP_S = 60.0
 """How often what has expired is deleted."""
 
@@ -100,6 +102,7 @@ class Gateway:
             identity=lambda: self.policy.current.policy.file.identity,
             metrics=self.metrics,
         )
+        self.alerts = BudgetAlerts(database, worker, lambda: self.policy.current.policy, self.policy.environ, self.metrics, self.background)
         self._worker = worker
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -110,7 +113,14 @@ class Gateway:
     async def start(self) -> None:
         await self.policy.refresh()
         await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
-        work = ((REFRESH_S, self.policy.refresh), (BEAT_S, self._beat), (BEAT_S, self.limits.beat), (BEAT_S, self._look), (SWEEP_S, self._sweep))
+        work = (
+            (REFRESH_S, self.policy.refresh),
+            (BEAT_S, self._beat),
+            (BEAT_S, self.limits.beat),
+            (BEAT_S, self._look),
+            (SWEEP_S, self._sweep),
+            (ALERTS_S, self.alerts.look),
+        )
         self._loops = [asyncio.create_task(self._every(seconds, each)) for seconds, each in work]
 
     async def stop(self) -> None:
@@ -231,7 +241,7 @@ class Gateway:
         await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))
 
     async def _sweep(self) -> None:
-        for each in (self.idempotency, self.remembered, self.turns, self.conversations):
+        for each in (self.idempotency, self.remembered, self.turns, self.conversations, self.alerts):
             await each.sweep()
 
     async def _look(self) -> None:

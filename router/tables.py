@@ -66,6 +66,7 @@ budgets = Table(
     Column("cap", BigInteger, nullable=False),
     Column("spent", BigInteger, nullable=False),
     Column("reserved", BigInteger, nullable=False),
+    Index("ix_budgets_period", "period"),
 )
 
 ledger = Table(

@@ -45,6 +45,7 @@ class Metrics:
         self._waited = Histogram("headgate_limit_wait_seconds", "Time that requests waited for a limit.", buckets=_SECONDS, registry=registry)
         self._limits_away = Counter("headgate_limit_store_failures_total", "Checks of a limit that its store did not answer.", ["store"], registry=registry)
         self._auth_failures = Counter("headgate_auth_failures_total", "Requests whose credential was refused, by why.", ["reason"], registry=registry)
+        self._alerts = Counter("headgate_alerts_total", "Tries to deliver an alert on a budget, by what became of them.", ["outcome"], registry=registry)
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -72,6 +73,9 @@ class Metrics:
 
     def circuit(self, backend: str, state: Circuit) -> None:
         self._circuits.labels(backend).set({"closed": 0, "half_open": 1, "open": 2}[state])
+
+    def alert(self, outcome: Literal["delivered", "failed", "given_up"], count: int = 1) -> None:
+        self._alerts.labels(outcome).inc(count)
 
     def moderated(self, rule: str, count: int) -> None:
         self._moderated.labels(rule).inc(count)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config.settings import SettingsError
 from config.yamlfile import YamlError
 from router.cli import archive as archive  # it adds its commands to `ledger`
+from router.cli.alerts import alerts
 from router.cli.backup import backup, restore
 from router.cli.db import db
 from router.cli.doctor import doctor
@@ -27,7 +28,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, teams, users, keys, documents, usage, ledger, db, backup, restore, doctor):
+for command in (serve, policy, tenants, teams, users, keys, documents, usage, ledger, alerts, db, backup, restore, doctor):
     cli.add_command(command)
 
 

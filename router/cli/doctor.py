@@ -158,7 +158,21 @@ async def _backends(launch: Launch) -> list[Finding]:
             reason = f"its circuit breaker is {running[name].replace('_', ' ')} in a worker of the server that runs here"
         findings.append(Finding(f"backend {name}", "ok" if well else "note", f"{configured.spec.kind} {backend.model}: {'ready' if well else reason}"))
         await backend.aclose()
-    return findings + await _embedders(policy, launch.environ())
+    return findings + await _embedders(policy, launch.environ()) + _alerts(policy, launch.environ())
+
+
+def _alerts(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
+    from router.alerts.sending import host_of, secret_problem
+
+    receivers = {"": policy.file.alerts, **{f" of {name}": tenant.alerts for name, tenant in policy.file.tenants.items()}}
+    findings = []
+    for name, alerts in receivers.items():
+        if alerts is not None:
+            problem = secret_problem(alerts, environ)
+            findings.append(
+                Finding(f"alerts{name}", "note" if problem else "ok", f"{host_of(alerts)}: {problem or 'a secret is set; try headgate alerts test'}")
+            )
+    return findings
 
 
 async def _embedders(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:

@@ -12,6 +12,8 @@ from msgspec import Struct
 from config.yamlfile import Problem
 from policies.load import PolicyError, load_policy
 from router import policy_store
+from router.alerts import book as alert_book
+from router.alerts.shown import shown as shown_alert
 from router.backends import try_backends
 from router.embedding import candidates
 from router.http.context import HttpRequest, gateway_of, own_tenant, principal_of
@@ -154,6 +156,15 @@ async def get_ledger(
     return {"data": await gateway.database.read(lambda connection: reports.ledger_rows(connection, tenant=scope, request_id=request_id, limit=rows))}
 
 
+@get("/admin/alerts", tags=["usage"], summary="The newest alerts on budgets, and whether they were delivered")
+async def get_alerts(request: HttpRequest, tenant: FromQuery[str | None] = None, limit: FromQuery[int] = 100) -> dict[str, Any]:
+    """What receivers are told, or could not be told yet. A tenant sees its own."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    scope, rows = own_tenant(principal, tenant), max(1, min(limit, 1000))
+    found = await gateway.database.read(lambda connection: alert_book.listed(connection, scope, rows))
+    return {"data": [shown_alert(alert) for alert in found]}
+
+
 @get("/admin/backends", tags=["operations"], summary="What is configured, and whether it is ready")
 async def get_backends(request: HttpRequest) -> dict[str, Any]:
     gateway = gateway_of(request)
@@ -195,5 +206,6 @@ handlers = (
     rollback_policy,
     get_usage,
     get_ledger,
+    get_alerts,
     get_backends,
 )

@@ -98,7 +98,7 @@ class Accounting:
         return all_left(True), all_left(False)
 
     def _periods(self) -> tuple[str, str]:
-        return _periods_of(int(self._clock() // DAY_S))
+        return periods_of(int(self._clock() // DAY_S))
 
     async def next_attempt(self, booking: Booking, settlement: Settlement, plan: AttemptPlan) -> None:
         """Book a failed attempt and set the next one's bound aside, in one transaction. Raises `BudgetExceeded`, and then nothing changed."""
@@ -115,7 +115,7 @@ class Accounting:
 
 
 @lru_cache(maxsize=4)
-def _periods_of(day: int) -> tuple[str, str]:
+def periods_of(day: int) -> tuple[str, str]:
     """The day's and the month's period; `day` counts from the epoch."""
     date = datetime.fromtimestamp(day * DAY_S, UTC)
     return f"day:{date:%Y-%m-%d}", f"month:{date:%Y-%m}"

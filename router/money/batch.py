@@ -25,6 +25,7 @@ from router.money.books import (
     INSERT_LEDGER,
     INSERT_RESERVATION,
     BudgetExceeded,
+    Short,
     difference,
     ledger_row,
     reservation_row,
@@ -177,7 +178,8 @@ class _Batch:
             fits = min(fits, self._caps[counter] - self._left[counter])
         granted = plan.clamped(fits) if plan.amount else plan  # what costs nothing is never over a budget
         if granted is None:
-            return BudgetExceeded(booking.tenant, plan.amount)
+            short = (Short(counter, self._caps[counter], self._left[counter]) for counter in counters)
+            return BudgetExceeded(booking.tenant, plan.amount, tuple(each for each in short if each.cap - each.taken < plan.least_amount))
         self._move(tuple(counters), reserved=granted.amount)
         self._made.append(reservation_row(msgspec.structs.replace(booking, plan=granted), self._worker))
         return granted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, insert, select
@@ -10,20 +11,29 @@ from sqlalchemy import Connection, insert, select
 from config.database import Prepared
 from config.prices import Price
 from router.ids import fresh_id
-from router.money.settlement import LARGEST_COUNT, Booking, Settlement
+from router.money.settlement import LARGEST_COUNT, Booking, Counter, Settlement
 from router.tables import ledger, reservations
 
 LONGEST_NAME = 1_000
 """Characters of a provider's name in a ledger row; whatever a provider says beyond that is cut off."""
 
 
-class BudgetExceeded(Exception):
-    """The tenant's budget does not allow this attempt. `period` is `day:…` or `month:…`."""
+class Short(NamedTuple):
+    """A counter that did not hold what an attempt needs: its cap, and what was spent and set aside, in picodollars."""
 
-    def __init__(self, tenant: str, amount: int) -> None:
+    counter: Counter
+    cap: int
+    taken: int
+
+
+class BudgetExceeded(Exception):
+    """The tenant's budget does not allow this attempt. `short` are the counters for which it does not; none where a bound of the request's own did not."""
+
+    def __init__(self, tenant: str, amount: int, short: tuple[Short, ...] = ()) -> None:
         super().__init__(f"the budget of tenant {tenant!r} does not allow this request")
         self.tenant = tenant
         self.amount = amount
+        self.short = short
 
 
 INSERT_LEDGER = Prepared(insert(ledger))

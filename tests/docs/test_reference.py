@@ -109,6 +109,8 @@ STRUCTS = {
     "Input": schema.InputLimits,
     "Grounding": schema.Grounding,
     "History": schema.History,
+    "Alerts": schema.Alerts,
+    "Tenant alerts": schema.TenantAlerts,
     "Tenant": schema.Tenant,
     "Tenant budget": schema.TenantBudget,
     "Budget": schema.Budget,

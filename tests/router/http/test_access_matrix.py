@@ -193,6 +193,7 @@ CASES: dict[Endpoint, tuple[Case, ...]] = {
     ("DELETE", "/admin/keys/{key_id}"): (Case(("key",)),),
     ("POST", "/admin/keys/{key_id}/rotate"): (body("key", overlap_s=60),),
     ("GET", "/admin/usage"): LISTED,
+    ("GET", "/admin/alerts"): LISTED,
     ("GET", "/admin/ledger"): LISTED,
     ("GET", "/admin/backends"): PLAIN,
 }

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009_limits"
-down_revision = "0008_storage"
+revision = "0010_limits"
+down_revision = "0009_alerts"
 branch_labels = None
 depends_on = None
 
