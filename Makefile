@@ -36,6 +36,7 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 
 bench: $(INSTALLED)  ## Measure CPU per request and event, latency, memory and cold start
 	$(BIN)/python tests/bench/gateway.py
+	$(BIN)/python -m tests.bench.limits
 
 clients: $(INSTALLED)  ## Install the clients people use (needs the network), try them, write docs/clients.md
 	$(BIN)/python -m tests.clients.run

@@ -16,7 +16,7 @@ from policies.check_federation import federation_problems
 from policies.hosts import is_host, is_private
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation
-from policies.schema import Alerts, Case, Moderation, PolicyFile, Rule, Weighted, When
+from policies.schema import Alerts, Case, Limits, Moderation, PolicyFile, Rule, Weighted, When
 
 _NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -61,6 +61,7 @@ class Checker:
             if tenant.on_budget_end is not None:
                 self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
             self._alerts(tenant.alerts, ("tenants", name, "alerts"))
+        self._limits()
         for place, message, on_key in federation_problems(self.file.identity, self.private_addresses):
             self._add(place, message, key=on_key)
         for index, case in enumerate(self.file.cases):
@@ -294,6 +295,26 @@ class Checker:
                 if repr(value) in message:
                     return (*path, field, value if field == "per_rule" else index)
         return path
+
+    def _limits(self) -> None:
+        """A limit of something that does not exist limits nothing, and a queue where nobody waits holds nobody."""
+        base = self.file.limits
+        tables: list[tuple[Path, Limits]] = [(("limits",), base), *((("tenants", name, "limits"), tenant.limits) for name, tenant in self.file.tenants.items())]
+        waits = any(table.on_limit == "wait" for _, table in tables)
+        for path, table in tables:
+            self._limited_models(table.models or {}, (*path, "models"))
+            for name, team in (table.teams or {}).items():
+                self._limited_models(team.models, (*path, "teams", name, "models"))
+            if table.queue is not None and (table.on_limit or base.on_limit) != "wait" and not (table is base and waits):
+                self._add((*path, "queue"), "does nothing without on_limit: wait")
+
+    def _limited_models(self, models: Iterable[str], path: Path) -> None:
+        embedders = self.file.embedders.items()
+        named = {*self.known, *(spec.model for spec in self.specs.values()), BUNDLED, *(name for name, _ in embedders), *(each.model for _, each in embedders)}
+        known = sorted(name for name in named if name)
+        for name in models:
+            if name not in known:
+                self._add((*path, name), f"no backend, embedder or model is called {name!r}", nearest(name, known), key=True)
 
     def _case(self, case: Case, path: Path) -> None:
         expect = case.expect

@@ -30,7 +30,8 @@ from router.kept.idempotency import Idempotency
 from router.kept.remembering import RememberedParts
 from router.kept.sealing import Sealer
 from router.kept.turns import Turns
-from router.launch import installed
+from router.launch import installed, open_limits
+from router.limits.limiter import Limiter
 from router.money.accounting import Accounting
 from router.money.insisting import insist
 from router.money.settlement import Booking, Settlement, unmeasured
@@ -83,6 +84,7 @@ class Gateway:
         self.documents = documents
         self.compute = compute
         self.metrics = Metrics()
+        self.limits = Limiter(lambda: open_limits(settings, database, worker), settings.limits_when_away, self.metrics)
         self.sealer = Sealer(secret)
         self.auth = Authenticator(database, secret)
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
@@ -111,7 +113,14 @@ class Gateway:
     async def start(self) -> None:
         await self.policy.refresh()
         await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
-        work = ((REFRESH_S, self.policy.refresh), (BEAT_S, self._beat), (BEAT_S, self._look), (SWEEP_S, self._sweep), (ALERTS_S, self.alerts.look))
+        work = (
+            (REFRESH_S, self.policy.refresh),
+            (BEAT_S, self._beat),
+            (BEAT_S, self.limits.beat),
+            (BEAT_S, self._look),
+            (SWEEP_S, self._sweep),
+            (ALERTS_S, self.alerts.look),
+        )
         self._loops = [asyncio.create_task(self._every(seconds, each)) for seconds, each in work]
 
     async def stop(self) -> None:
@@ -123,6 +132,7 @@ class Gateway:
             await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
         await self.door.aclose()
         await self.policy.current.aclose()
+        await self.limits.aclose()
         if self.compute is not None:
             await self.compute.aclose()
         await self.database.write(lambda connection: connection.execute(delete(workers).where(workers.c.id == self._worker)))

@@ -19,6 +19,10 @@ from config.schema import migrate, prepare, require_current
 from config.settings import Settings, load_settings
 from retrieval.blobs import FolderBlobs
 from retrieval.store import Documents
+from router.limits.remote import Remote
+from router.limits.shared_memory import SharedMemory
+from router.limits.sql import SqlTransport
+from router.limits.values import Store
 
 if TYPE_CHECKING:
     from adapters.embedding import Embedder
@@ -89,6 +93,17 @@ def open_ingestor(database: Database, settings: Settings, embedder: Embedder) ->
     from retrieval.parse import Limits
 
     return Ingestor(database, open_blobs(settings), embedder, limits=Limits(bytes=settings.upload_max_mb * 2**20))
+
+
+def open_limits(settings: Settings, database: Database, worker: str) -> Store:
+    """Where a worker's limits are counted: Redis where there is one, else a PostgreSQL that replicas share, else the memory of this host."""
+    if settings.redis_url is not None:
+        from router.limits.redis import RedisTransport
+
+        return Remote(RedisTransport(settings.redis_url, worker))
+    if database.dialect == "postgresql":
+        return Remote(SqlTransport(database, worker))
+    return SharedMemory(settings.home / "run" / "limits")
 
 
 def socket_path(home: Path) -> Path:

@@ -35,6 +35,7 @@ from router.backends import load_kinds, try_policy
 from router.identity.first_keys import FirstKeys, ensure_first_keys
 from router.identity.tenants import DEFAULT_TENANT, list_tenants
 from router.launch import Launch, installed, open_state, prepare_state, socket_path
+from router.limits.sql import forget_worker as free_limits
 from router.money.recovery import recover
 from router.policy_in_force import known_price
 from router.tables import reservations, workers
@@ -363,6 +364,7 @@ def _workers_of(connection: Connection, instance: str | None) -> set[str]:
 def _bury(connection: Connection, worker: str) -> int:
     """Settle a dead worker's reservations and forget it. Returns how many there were."""
     recovered = recover(connection, worker, time.time())
+    free_limits(connection, worker)
     connection.execute(delete(workers).where(workers.c.id == worker))
     return recovered
 

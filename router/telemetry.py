@@ -40,6 +40,10 @@ class Metrics:
         self._circuits = Gauge(
             "headgate_circuit_state", "Circuit of a backend: 0 closed, 1 half open, 2 open.", ["backend"], registry=registry, multiprocess_mode="livemax"
         )
+        self._limited = Counter("headgate_limit_refusals_total", "Requests that a limit refused.", ["scope", "measure"], registry=registry)
+        self._waiting = Gauge("headgate_limit_waiting", "Requests that wait for a limit.", registry=registry, multiprocess_mode="livesum")
+        self._waited = Histogram("headgate_limit_wait_seconds", "Time that requests waited for a limit.", buckets=_SECONDS, registry=registry)
+        self._limits_away = Counter("headgate_limit_store_failures_total", "Checks of a limit that its store did not answer.", ["store"], registry=registry)
         self._auth_failures = Counter("headgate_auth_failures_total", "Requests whose credential was refused, by why.", ["reason"], registry=registry)
         self._alerts = Counter("headgate_alerts_total", "Tries to deliver an alert on a budget, by what became of them.", ["outcome"], registry=registry)
         self._registry = registry
@@ -81,6 +85,18 @@ class Metrics:
 
     def active(self, change: int) -> None:
         self._active.inc(change)
+
+    def limited(self, scope: str, measure: str) -> None:
+        self._limited.labels(scope, measure).inc()
+
+    def limit_waiting(self, change: int) -> None:
+        self._waiting.inc(change)
+
+    def limit_waited(self, seconds: float) -> None:
+        self._waited.observe(seconds)
+
+    def limit_store_away(self, store: str) -> None:
+        self._limits_away.labels(store).inc()
 
     def render(self) -> bytes:
         """All workers' metrics in Prometheus' text format."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 from adapters.backend import BackendContext, create_backend
 from adapters.errors import BackendError
 from config.schema import problem_of, read_state
-from config.settings import hide_password
+from config.settings import Settings, hide_password
 from policies.load import Policy, PolicyError, load_policy
 from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
 from router.launch import MIGRATIONS, Launch, open_state, socket_path
@@ -26,6 +26,7 @@ EXTRAS = {
     "documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"),
     "local": ("torch", "transformers"),
     "postgres": ("asyncpg",),
+    "redis": ("redis",),
     "reports": ("pyarrow", "reportlab"),
 }
 
@@ -61,6 +62,7 @@ async def _examine(launch: Launch) -> list[Finding]:
     ]
     findings += _extras()
     findings.append(await asyncio.to_thread(_database, launch))
+    findings += await _redis(settings)
     findings += await _compute(launch)
     findings += await _backends(launch)
     return findings
@@ -97,6 +99,24 @@ def _database(launch: Launch) -> Finding:
     if state.standing in ("empty", "current"):
         return Finding("database", "ok", f"{shown}, {'not made yet' if state.revision is None else f'schema revision {state.revision}'}")
     return Finding("database", "note" if state.standing == "older" and settings.auto_migrate else "problem", f"{shown}: {problem_of(state)}")
+
+
+async def _redis(settings: Settings) -> list[Finding]:
+    """Whether the limits' Redis answers, where there is one."""
+    if settings.redis_url is None:
+        return []
+    from router.limits.redis import RedisTransport
+
+    transport = RedisTransport(settings.redis_url, "doctor")
+    shown = hide_password(settings.redis_url)
+    try:
+        async with asyncio.timeout(3):
+            await transport.ping()
+    except Exception as error:  # whatever keeps it from answering is the finding
+        return [Finding("redis", "problem", f"{shown} does not answer: {type(error).__name__}; meanwhile: limits_when_away: {settings.limits_when_away}")]
+    finally:
+        await transport.aclose()
+    return [Finding("redis", "ok", shown)]
 
 
 async def _compute(launch: Launch) -> list[Finding]:

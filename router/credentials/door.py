@@ -110,6 +110,10 @@ class Door:
         self._metrics.auth_failed("missing")
         raise ApiError(401, "missing_api_key", "No API key: send 'Authorization: Bearer hg-...' or 'x-api-key: hg-...'.")
 
+    def address(self, scope: Scope) -> str:
+        """Who is counted as one sender."""
+        return _place(client_address(scope, self._trusted))
+
     async def aclose(self) -> None:
         await self._tokens.aclose()
 

@@ -9,6 +9,8 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.http.access import is_open
+from router.http.errors import ApiError
+from router.http.limiting import refused_at_the_door
 from router.ids import fresh_id
 from router.wire.anthropic_errors import speaks_anthropic
 
@@ -51,5 +53,8 @@ class Authenticate(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         if not is_open(scope):
             gateway: Gateway = scope["litestar_app"].state.gateway
-            scope["state"]["principal"] = await gateway.door.admit(scope)
+            try:
+                scope["state"]["principal"] = await gateway.door.admit(scope)
+            except ApiError as error:
+                raise await refused_at_the_door(gateway, scope, error) from error
         await next_app(scope, receive, send)

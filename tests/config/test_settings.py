@@ -37,6 +37,8 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_WORKERS": "2",
         "HEADGATE_DATABASE_URL": "sqlite:////tmp/x.db",
         "HEADGATE_DURABILITY": "full",
+        "HEADGATE_REDIS_URL": "redis://cache.internal:6379/0",
+        "HEADGATE_LIMITS_WHEN_AWAY": "refuse",
         "HEADGATE_AUTO_MIGRATE": "true",
         "HEADGATE_LEDGER_MONTHS": "18",
         "HEADGATE_PLUGINS": "a.py, package.module",
@@ -124,6 +126,18 @@ def test_a_plugin_that_fails_raises_its_own_error_every_time(tmp_path: Path) -> 
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             import_plugins([str(tmp_path / "broken.py")])
+
+
+def test_no_repr_shows_the_password_of_redis() -> None:
+    settings = load_settings({"REDIS_URL": "redis://user:hunter22@cache.internal:6379/0"})
+    assert settings.redis_url == "redis://user:hunter22@cache.internal:6379/0"
+    assert "hunter22" not in repr(settings)
+    assert "redis://user:***@cache.internal" in repr(settings)
+
+
+def test_a_redis_url_of_another_kind_is_refused_by_the_variable_that_gave_it() -> None:
+    with pytest.raises(SettingsError, match=r"^REDIS_URL: 'http' is not supported; use redis://"):
+        load_settings({"REDIS_URL": "http://cache.internal"})
 
 
 @pytest.mark.parametrize(

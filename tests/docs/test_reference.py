@@ -114,6 +114,13 @@ STRUCTS = {
     "Tenant": schema.Tenant,
     "Tenant budget": schema.TenantBudget,
     "Budget": schema.Budget,
+    "Limits": schema.Limits,
+    "Default limits": schema.DefaultLimits,
+    "Model limits": schema.ModelLimits,
+    "Key limits": schema.KeyLimits,
+    "Team limits": schema.TeamLimits,
+    "Queue": schema.Queue,
+    "Address limits": schema.IpLimits,
     "Case": schema.Case,
     "Given": schema.Given,
     "Expect": schema.Expect,
@@ -216,7 +223,9 @@ def codes() -> dict[str, set[int]]:
             named = {each.targets[0].id: each.value.value for each in tree.body if isinstance(each, ast.Assign) and _is_text(each)}  # type: ignore[attr-defined]
             for node in ast.walk(tree):
                 match node:
-                    case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]):
+                    case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]) | ast.Call(
+                        ast.Attribute(ast.Call(ast.Name("super")), "__init__"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]
+                    ):
                         found[code].add(status)
                     case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Name(name), *_]) if name in named:
                         found[named[name]].add(status)
