@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench clients install
+.PHONY: help run test test-long fuzz check format bench clients install
 
 help:  ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: $(INSTALLED)  ## Install, then run the tests, offline
 
 test-long: $(INSTALLED)  ## The slow suites in their full form
 	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long
+
+fuzz: $(INSTALLED)  ## Five minutes of invented credentials, headers and paths at the door
+	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long tests/e2e/test_auth_fuzz.py
 
 check: $(INSTALLED)  ## Formatting, lints, types, the order of the layers, licences
 	$(BIN)/ruff format --check .
@@ -33,6 +36,7 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 
 bench: $(INSTALLED)  ## Measure CPU per request and event, latency, memory and cold start
 	$(BIN)/python tests/bench/gateway.py
+	$(BIN)/python -m tests.bench.limits
 
 clients: $(INSTALLED)  ## Install the clients people use (needs the network), try them, write docs/clients.md
 	$(BIN)/python -m tests.clients.run

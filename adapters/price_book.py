@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,6 +60,40 @@ def price_for(spec: BackendSpec, at: datetime | None = None) -> Price | None:
         return spec.price
     base_url = spec.base_url if isinstance(spec, RemoteSpec) else None
     return price_of(kind_named(spec.kind).provider, spec.model or "", base_url, at)
+
+
+def version_for(spec: BackendSpec, at: datetime | None = None) -> str:
+    """Where the price of a configured backend is from: `policy`; `local` for what is free because it runs here; else the book's release, with its rule.
+
+    The rule says since when the price holds (`genai-prices 0.2.3, from 2026-02-01`), or in which hours, where the book has several.
+    """
+    if spec.price is not None:
+        return "policy"
+    provider = kind_named(spec.kind).provider
+    if provider == "local":
+        return "local"
+    found = _found(provider, spec.model or "", spec.base_url if isinstance(spec, RemoteSpec) else None)
+    rule = None if found is None else _rule(found, at or datetime.now(tz=UTC))
+    return _release() if rule is None else f"{_release()}, {rule}"
+
+
+@lru_cache(maxsize=1)
+def _release() -> str:
+    return f"genai-prices {version('genai-prices')}"
+
+
+def _rule(found: Any, at: datetime) -> str | None:
+    """Under which condition the book's price holds at that time: the same choice as `ModelInfo.get_prices` makes. None for one that holds always."""
+    if not isinstance(found.prices, list):
+        return None
+    for each in reversed(found.prices):
+        constraint = each.constraint
+        if constraint is None:
+            return None
+        if constraint.active(at):
+            start = getattr(constraint, "start_date", None)
+            return f"from {start}" if start is not None else f"{constraint.start_time:%H:%M}-{constraint.end_time:%H:%M}"
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection, CursorResult, Engine, Executable, MetaData, create_engine, event, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.compiler import SQLCompiler
-
-from config.settings import SettingsError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -37,9 +35,7 @@ Durability = Literal["normal", "full"]
 
 MAX_GROUP = 256
 READERS = 4
-MIGRATION_LOCK = 0x4845414447  # "HEADG": every replica that starts waits for the one that migrates
-NEWER = "install that release again, or restore the backup from before the upgrade"
-STATE_LOCK = MIGRATION_LOCK + 1
+STATE_LOCK = 0x4845414448
 """Held while the policy in force changes, or the first keys are made: what was read is still so when it is written."""
 
 
@@ -104,6 +100,13 @@ class Database(Protocol):
     def write_blocking(self, work: Work[T]) -> T: ...
 
     def read_blocking(self, work: Work[T]) -> T: ...
+
+    def alter_blocking(self, work: Work[T]) -> T:
+        """A write that may rebuild tables, or fill them in any order: what hangs on a row by a foreign key stays when the row goes and comes back.
+
+        Every foreign key holds again at its end. Raises `IntegrityError` where one does not, and then nothing is changed.
+        """
+        ...
 
     async def aclose(self) -> None: ...
 
@@ -178,6 +181,23 @@ class SqliteDatabase:
 
     def read_blocking(self, work: Work[T]) -> T:
         return self._submit(self._reads, work).result()
+
+    def alter_blocking(self, work: Work[T]) -> T:
+        # SQLite changes a table by building another one in its place; with foreign keys on, dropping the old one would delete what hangs on it.
+        with self._engine.connect() as connection:
+            _control(connection, "PRAGMA foreign_keys = OFF")
+            _control(connection, "BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+                if broken is not None:
+                    raise IntegrityError("PRAGMA foreign_key_check", None, ValueError(f"a row of {broken[0]} hangs on a row of {broken[2]} that is not there"))
+                _control(connection, "COMMIT")
+            except BaseException:
+                with contextlib.suppress(OperationalError):
+                    _control(connection, "ROLLBACK")
+                raise
+            return result
 
     def _write_loop(self) -> None:
         with self._engine.connect() as connection:
@@ -334,6 +354,9 @@ class PostgresDatabase:
     def read_blocking(self, work: Work[T]) -> T:
         return self._run_private(self._transaction(work))
 
+    def alter_blocking(self, work: Work[T]) -> T:
+        return self.write_blocking(work)  # tables are changed in place, and nobody disables a foreign key
+
     def _run_private(self, coroutine: Coroutine[Any, Any, T]) -> T:
         with self._private_lock:
             if self._private is None:
@@ -357,32 +380,3 @@ class PostgresDatabase:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
             loop.close()
-
-
-def migrate(database: Database, locations: Sequence[Path]) -> None:
-    """Bring the tables to the newest revision found in the packages' `migrations` folders, under a lock. Blocking; safe to call again.
-
-    Everything happens in one transaction. Raises `SettingsError` for a database that a newer release has migrated: nothing of it is touched.
-    """
-    import_path = Path(__file__).parent / "migrations"
-
-    def upgrade(connection: Connection) -> None:
-        from alembic import command
-        from alembic.config import Config
-        from alembic.script.revision import ResolutionError
-        from alembic.util import CommandError
-
-        exclusively(connection, MIGRATION_LOCK)
-        settings = Config()
-        settings.set_main_option("script_location", str(import_path))
-        settings.set_main_option("path_separator", "newline")
-        settings.set_main_option("version_locations", "\n".join(str(location) for location in locations))
-        settings.attributes["connection"] = connection
-        try:
-            command.upgrade(settings, "head")
-        except CommandError as error:
-            if not isinstance(error.__cause__, ResolutionError):
-                raise
-            raise SettingsError([f"The database was migrated by a newer release of Headgate: {NEWER}."]) from error
-
-    database.write_blocking(upgrade)

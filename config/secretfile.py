@@ -8,21 +8,13 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from config.settings import SettingsError
+from config.weakness import weakness
 
-MIN_LENGTH = 16
-MIN_DISTINCT = 6
 FILE_NAME = "secret"
-_WELL_KNOWN = re.compile(
-    r"(?:change|me|this|now|please|pass|word|passwd|secret|super|admin|administrator|default|example|let|in|master|replace|your|my|insert|here|headgate|root|token"
-    r"|api|key|not|so|a|is|the|placeholder|qwertyuiopasdfgh)+[0-9]*"
-)
-"""What documentation, and people in a hurry, put where a secret belongs."""
-
-_RUNS = ("0123456789" * 4, "9876543210" * 4, "abcdefghijklmnopqrstuvwxyz" * 2, "0123456789abcdef" * 3, "qwertyuiopasdfghjklzxcvbnm")
 
 
 class Secret:
@@ -46,26 +38,14 @@ class Secret:
         return hash((Secret, self._value))
 
 
-def weakness(value: str) -> str | None:
-    """Why a secret must not be used, or None. Never repeats the value."""
-    if len(value) < MIN_LENGTH:
-        return f"it has {len(value)} characters; at least {MIN_LENGTH} are needed"
-    if not value.isprintable() or value != value.strip():
-        return "it has spaces around it or characters that cannot be printed"
-    bare = re.sub(r"[^a-z0-9]", "", value.lower())
-    core = bare.removeprefix("sk").removeprefix("hg")
-    if _WELL_KNOWN.fullmatch(bare) or _WELL_KNOWN.fullmatch(core):
-        return "it is well known"
-    if len(set(value)) < MIN_DISTINCT or re.fullmatch(r"(.{1,8}?)\1+.{0,7}", value):
-        return "it repeats the same few characters"
-    if any(core in run for run in _RUNS):
-        return "it is a plain sequence"
-    return None
-
-
-def admin_key(environ: Mapping[str, str]) -> Secret | None:
-    """`HEADGATE_ADMIN_KEY`, or None where it is not set. Raises `SettingsError` when it is short or well known."""
-    return _from(environ, "HEADGATE_ADMIN_KEY")
+def admin_key(environ: Mapping[str, str], names: Iterable[str] = ()) -> Secret | None:
+    """`HEADGATE_ADMIN_KEY`, or None where it is not set. Raises `SettingsError` when it can be guessed (`names`: the tenants'), or could not be sent."""
+    key = _from(environ, "HEADGATE_ADMIN_KEY", names)
+    if key is not None and not re.fullmatch(r"[!-~]{1,8192}", key.reveal()):
+        raise SettingsError(["HEADGATE_ADMIN_KEY is refused: it cannot be sent in a header; use printable ASCII characters without spaces"])
+    if key is not None and key.reveal() == environ.get("HEADGATE_SECRET"):
+        raise SettingsError(["HEADGATE_ADMIN_KEY is refused: it is HEADGATE_SECRET too; whoever is given the one must not know the other"])
+    return key
 
 
 def load_secret(environ: Mapping[str, str], home: Path) -> Secret:
@@ -85,11 +65,11 @@ def load_secret(environ: Mapping[str, str], home: Path) -> Secret:
         raise SettingsError([f"{path}: {error.strerror or error}; set HEADGATE_SECRET, or let HEADGATE_HOME name a folder that can be written"]) from error
 
 
-def _from(environ: Mapping[str, str], variable: str) -> Secret | None:
+def _from(environ: Mapping[str, str], variable: str, names: Iterable[str] = ()) -> Secret | None:
     value = environ.get(variable)
     if not value:
         return None
-    reason = weakness(value)
+    reason = weakness(value, names)
     if reason is not None:
         raise SettingsError([f"{variable} is refused: {reason}"])
     return Secret(value)

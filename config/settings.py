@@ -1,7 +1,7 @@
 """What an installation decides: where it listens, where it keeps its state, how long it waits.
 
-Values come from the `settings:` block of the policy file, then from the environment: `HEADGATE_<NAME>` for every field of `Settings`, and
-`DATABASE_URL`. Secrets (`HEADGATE_ADMIN_KEY`, `HEADGATE_SECRET`) come from the environment only and are wrapped so that no `repr` shows them.
+Values come from the `settings:` block of the policy file, then from the environment: `HEADGATE_<NAME>` for every field of `Settings`,
+`DATABASE_URL` and `REDIS_URL`. Secrets (`HEADGATE_ADMIN_KEY`, `HEADGATE_SECRET`) come from the environment only and are wrapped so that no `repr` shows them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 PREFIX = "HEADGATE_"
 NOT_SETTINGS = frozenset({"ADMIN_KEY", "SECRET"})
+UNPREFIXED = ("DATABASE_URL", "REDIS_URL")
+"""Variables that other programs know too."""
 
 
 class SettingsError(ValueError):
@@ -48,8 +50,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `tool_memory_s` how long the opaque parts of an answer with tool calls are, for clients of the chat dialect that do not send them back (0: not at all),
     `retention_s` how long stored responses and conversations are after their last use.
     `decisions_days` is how long the decisions that were made for requests are kept, in days.
+    `redis_url` is where replicas share rate limits; `limits_when_away` is what is done while they cannot be asked: every worker keeps to its share,
+    everything passes, or nothing with a limit does.
+    `ledger_months` is how many whole months `headgate ledger archive` leaves in the ledger where it is not told (None: it must be told).
+    `auto_migrate` upgrades an older database at start instead of refusing it.
     `allow_private_backends` lets a policy that arrives over the API name a `base_url` on a private address, and files of this machine.
-    `trusted_proxies` are the ranges of addresses whose `X-Forwarded-For` is believed.
+    `trusted_proxies` are the ranges (CIDR) whose `X-Forwarded-For` and client certificates are believed.
+    `auth_failures_per_minute` is how many wrong credentials an address may send before it is slowed (0: none is slowed).
     """
 
     home: Path = msgspec.field(default_factory=lambda: Path("var"))
@@ -58,9 +65,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     database_url: str | None = None
     durability: Literal["normal", "full"] = "normal"
+    redis_url: str | None = None
+    limits_when_away: Literal["share", "admit", "refuse"] = "share"
+    auto_migrate: bool = False
+    ledger_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
     plugins: tuple[str, ...] = ()
     embedder_model: str | None = None
     allow_private_backends: bool = False
+    auth_failures_per_minute: Annotated[int, Meta(ge=0, le=1000)] = 30
     commit_after_s: Seconds = 10.0
     heartbeat_s: Seconds = 15.0
     shutdown_s: Seconds = 10.0
@@ -78,7 +90,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.database_url or f"sqlite:///{self.home / 'headgate.db'}"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        shown = msgspec.structs.replace(self, database_url=hide_password(self.database_url)) if self.database_url else self
+        shown = msgspec.structs.replace(self, database_url=hidden(self.database_url), redis_url=hidden(self.redis_url))
         return [(name, getattr(shown, name)) for name in self.__struct_fields__]
 
     def __repr__(self) -> str:
@@ -106,9 +118,10 @@ def load_settings(environ: Mapping[str, str], text: str | None = None, source: s
         base = Path(source).parent
         settings = msgspec.structs.replace(settings, plugins=tuple(str(base / name) if name.endswith(".py") else name for name in settings.plugins))
     settings = msgspec.structs.replace(settings, **load_env(environ))
-    problem = _database_problem(settings.database_url) if settings.database_url else None
-    if problem:
-        raise SettingsError([f"{_url_variable(environ)}: {problem}"])
+    for url, name, problem_of in ((settings.database_url, "database_url", _database_problem), (settings.redis_url, "redis_url", _redis_problem)):
+        problem = problem_of(url) if url else None
+        if problem:
+            raise SettingsError([f"{_url_variable(environ, name)}: {problem}"])
     try:
         parse_networks(settings.trusted_proxies)
     except ValueError as error:
@@ -120,7 +133,7 @@ def load_settings(environ: Mapping[str, str], text: str | None = None, source: s
 def load_env(environ: Mapping[str, str]) -> dict[str, Any]:
     """The fields that the environment sets. An empty variable counts as absent. Raises `SettingsError` naming every bad variable."""
     fields = {field.name.upper(): field for field in msgspec.structs.fields(Settings)}
-    values: dict[str, Any] = {"database_url": environ["DATABASE_URL"]} if environ.get("DATABASE_URL") else {}
+    values: dict[str, Any] = {name.lower(): environ[name] for name in UNPREFIXED if environ.get(name)}
     problems = []
     for variable, text in environ.items():
         name = variable.removeprefix(PREFIX)
@@ -159,8 +172,9 @@ def _node(text: str, wanted: Any) -> yaml.Node:
     return yaml.ScalarNode("", text, style='"' if is_text else None)
 
 
-def _url_variable(environ: Mapping[str, str]) -> str:
-    return next((name for name in ("HEADGATE_DATABASE_URL", "DATABASE_URL") if environ.get(name)), "settings.database_url")
+def _url_variable(environ: Mapping[str, str], setting: str) -> str:
+    plain = setting.upper()
+    return next((name for name in (PREFIX + plain, plain) if environ.get(name)), f"settings.{setting}")
 
 
 def _database_problem(url: str) -> str | None:
@@ -169,6 +183,20 @@ def _database_problem(url: str) -> str | None:
         return None
     hint = "; did you mean postgresql://?" if scheme == "postgres" else ""
     return f"{scheme[:20]!r} is not supported; use sqlite:///PATH or postgresql://USER@HOST/NAME{hint}"
+
+
+def _redis_problem(url: str) -> str | None:
+    scheme = url.partition(":")[0]
+    if scheme not in ("redis", "rediss", "unix"):
+        return f"{scheme[:20]!r} is not supported; use redis://HOST:PORT/NUMBER, rediss://HOST:PORT/NUMBER or unix://PATH"
+    if importlib.util.find_spec("redis") is None:
+        return "needs the extra 'redis': pip install 'headgate[redis]'"
+    return None
+
+
+def hidden(url: str | None) -> str | None:
+    """A URL fit to be shown, where there is one."""
+    return None if url is None else hide_password(url)
 
 
 def hide_password(url: str) -> str:

@@ -24,6 +24,7 @@ Action: TypeAlias = Literal[
     "route.explain",
     "usage.read",
     "ledger.read",
+    "ledger.write",
     "policy.read",
     "policy.write",
     "backends.read",
@@ -79,7 +80,7 @@ ROUTE_GROUPS: dict[RouteGroup, frozenset[Action]] = {
     "embeddings": frozenset({"embeddings", "models.read"}),
     "moderations": frozenset({"moderations", "models.read"}),
     "documents": frozenset({"files.read", "files.write", "stores.read", "stores.write"}),
-    "usage": frozenset({"usage.read", "ledger.read"}),
+    "usage": frozenset({"usage.read", "ledger.read", "ledger.write"}),
     "policy": frozenset({"policy.read", "policy.write", "backends.read"}),
     "identity": frozenset(
         {"tenants.read", "tenants.write", "teams.read", "teams.write", "users.read", "users.write", "users.erase", "keys.read", "keys.write"}
@@ -107,7 +108,8 @@ class Scopes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Principal(Struct, frozen=True, kw_only=True):
     """Who asks. A platform principal belongs to no tenant (`tenant` is empty).
 
-    `team` and `user` are the ids of those inside the tenant for whom the key acts, empty for none; `team_name` is how policies name the team.
+    `team` and `user` are the ids of those inside the tenant for whom the key acts, empty for none; `team_name` is how policies name the team,
+    `subject` how an identity provider names the user.
     `allowed_models` are the backends or models
     the key may use (None: whatever the policy allows). `max_data_class` is the most sensitive data the key may touch. `routes`, `stores` and
     `networks` narrow it as in `Scopes`; `expires_at` is when it ends (seconds since the epoch).
@@ -118,6 +120,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     team: str = ""
     team_name: str = ""
     user: str = ""
+    subject: str = ""
     key_id: str = ""
     allowed_models: tuple[str, ...] | None = None
     max_data_class: DataClass = "restricted"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from urllib.parse import urlsplit
@@ -16,14 +14,14 @@ from adapters.embedders.spec import EmbedderSpec
 from adapters.embedding import BUNDLED
 from config.prices import Price
 from config.yamlfile import Path, Places, Problem, nearest
+from policies.check_federation import federation_problems
+from policies.hosts import is_host, is_private
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation, prompt_redaction
-from policies.schema import Case, Moderation, PolicyFile, Rule, Weighted, When
+from policies.schema import Alerts, Case, Limits, Moderation, PolicyFile, Rule, Weighted, When
 
-_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Checker:
@@ -56,6 +54,7 @@ class Checker:
             self._exists(self.file.history.summarise_with, ("history", "summarise_with"))
         self._ladder()
         self._moderation()
+        self._alerts(self.file.alerts, ("alerts",))
         for name, tenant in self.file.tenants.items():
             if tenant.history is not None and tenant.history.summarise_with is not None:
                 self._exists(tenant.history.summarise_with, ("tenants", name, "history", "summarise_with"))
@@ -63,6 +62,10 @@ class Checker:
                 self._budgeted(budgeted, ("tenants", name, "budget_usd", "models", budgeted))
             if tenant.on_budget_end is not None:
                 self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
+            self._alerts(tenant.alerts, ("tenants", name, "alerts"))
+        self._limits()
+        for place, message, on_key in federation_problems(self.file.identity, self.private_addresses):
+            self._add(place, message, key=on_key)
         for index, case in enumerate(self.file.cases):
             self._case(case, ("cases", index))
         return self.problems
@@ -157,18 +160,28 @@ class Checker:
                 (*path, "model"), f"the price of {spec.model!r} is not known; add price: {{input: …, output: 0}} to this embedder, in USD per million tokens"
             )
 
-    def _base_url(self, url: str, path: Path) -> None:
+    def _alerts(self, alerts: Alerts | None, path: Path) -> None:
+        if alerts is None:
+            return
+        self._base_url(alerts.url, (*path, "url"), "what is sent is signed with the secret in secret_env")
+        if not alerts.secret_env.endswith("_API_KEY"):
+            self._add((*path, "secret_env"), f"must end in _API_KEY, found {alerts.secret_env!r}")
+        for index, share in enumerate(alerts.at):
+            if share in alerts.at[:index]:
+                self._add((*path, "at", index), f"{share:g} stands in this list twice")
+
+    def _base_url(self, url: str, path: Path, instead: str = "name a variable in api_key_env") -> None:
         try:
             parts = urlsplit(url)
             host = parts.hostname or ""
-            valid = parts.scheme in ("http", "https") and parts.port != 0 and _is_host(host)
+            valid = parts.scheme in ("http", "https") and parts.port != 0 and is_host(host)
         except ValueError:  # a port that is no number from 0 to 65535, or a torn IPv6 address
             valid = False
         if not valid or not url.isascii() or not url.isprintable() or " " in url:
             self._add(path, f"expected an http or https URL, found {url!r}")
         elif parts.username is not None or parts.password is not None:
-            self._add(path, "a URL must not hold a name or a password; name a variable in api_key_env")
-        elif not self.private_addresses and _is_private(host):
+            self._add(path, f"a URL must not hold a name or a password; {instead}")
+        elif not self.private_addresses and is_private(host):
             self._add(path, f"{host} is a private address; only the policy file may name one, unless settings.allow_private_backends is true")
 
     def _headers(self, headers: Mapping[str, str], path: Path) -> None:
@@ -294,6 +307,26 @@ class Checker:
                     return (*path, field, value if field == "per_rule" else index)
         return path
 
+    def _limits(self) -> None:
+        """A limit of something that does not exist limits nothing, and a queue where nobody waits holds nobody."""
+        base = self.file.limits
+        tables: list[tuple[Path, Limits]] = [(("limits",), base), *((("tenants", name, "limits"), tenant.limits) for name, tenant in self.file.tenants.items())]
+        waits = any(table.on_limit == "wait" for _, table in tables)
+        for path, table in tables:
+            self._limited_models(table.models or {}, (*path, "models"))
+            for name, team in (table.teams or {}).items():
+                self._limited_models(team.models, (*path, "teams", name, "models"))
+            if table.queue is not None and (table.on_limit or base.on_limit) != "wait" and not (table is base and waits):
+                self._add((*path, "queue"), "does nothing without on_limit: wait")
+
+    def _limited_models(self, models: Iterable[str], path: Path) -> None:
+        embedders = self.file.embedders.items()
+        named = {*self.known, *(spec.model for spec in self.specs.values()), BUNDLED, *(name for name, _ in embedders), *(each.model for _, each in embedders)}
+        known = sorted(name for name in named if name)
+        for name in models:
+            if name not in known:
+                self._add((*path, name), f"no backend, embedder or model is called {name!r}", nearest(name, known), key=True)
+
     def _case(self, case: Case, path: Path) -> None:
         expect = case.expect
         if expect.backend is not None:
@@ -305,36 +338,6 @@ class Checker:
         rules = [rule.name for rule in self.file.rules]
         if expect.rule is not None and rules and expect.rule not in rules:
             self._add((*path, "expect", "rule"), f"there is no rule {expect.rule!r}", nearest(expect.rule, rules))
-
-
-def _is_host(host: str) -> bool:
-    """Whether it is a name that can be looked up, in ASCII, or an IP address."""
-    if ":" not in host:
-        return len(host) <= 253 and _HOST.fullmatch(host) is not None
-    ipaddress.ip_address(host)
-    return True
-
-
-def _is_private(host: str) -> bool:
-    """Whether a host, by what is written there, lies inside: no name is looked up. Also in the short forms of an IPv4 address (`127.1`)."""
-    host = host.rstrip(".")
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or not ("." in host or ":" in host or host.isdigit()):
-        return True
-    try:
-        address = ipaddress.ip_address(host if ":" in host else socket.inet_aton(host))
-    except (ValueError, OSError):
-        return False
-    return any(not each.is_global or each.is_multicast for each in (address, *_inside(address)))
-
-
-def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address stands for, where it is one of the forms that carry one."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64 or int(address) >> 32 == 0:
-        carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [each for each in carried if each is not None]
 
 
 def _is_day(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -16,9 +16,10 @@ from config.yamlfile import Places, YamlError, read_yaml
 from policies.check import Checker
 from policies.moderation import RuleSet
 from policies.overlay import compiled, merge_moderation, prompt_redaction
-from policies.schema import Grounding, History, Moderation, PolicyFile, Tenant, yaml_schema
+from policies.schema import Alerts, Grounding, History, Moderation, PolicyFile, Tenant, yaml_schema
 
 PriceOf: TypeAlias = Callable[[str, BackendSpec], Price | None]
+Receiver: TypeAlias = Literal["policy", "tenant"]
 BUILT_IN = "extractive"
 
 
@@ -90,6 +91,22 @@ class Policy(Struct, frozen=True, kw_only=True):
 
     def history(self, tenant: str) -> History:
         return self.tenant(tenant).history or self.file.history
+
+    def receivers(self, tenant: str) -> dict[Receiver, Alerts]:
+        """Who is told of the tenant's budgets: the policy's receiver, the tenant's own, both, or nobody."""
+        own = self.tenant(tenant).alerts
+        found: dict[Receiver, Alerts] = {}
+        if self.file.alerts is not None and not (own is not None and own.only):
+            found["policy"] = self.file.alerts
+        if own is not None:
+            found["tenant"] = own
+        return found
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The shares of a budget that anybody is told of; None where nobody is told anything."""
+        every = [each for each in (self.file.alerts, *(tenant.alerts for tenant in self.file.tenants.values())) if each is not None]
+        return tuple(sorted({share for each in every for share in each.at})) if every else None
 
 
 _DEFAULT_TENANT = Tenant()

@@ -12,6 +12,7 @@ from adapters.embedders.spec import EmbedderSpec
 from config.settings import Settings
 from config.yamlfile import Schema
 from policies.access import Role
+from policies.federation import Identity
 from policies.moderation import Action
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -22,6 +23,9 @@ Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Weight: TypeAlias = Annotated[float, Meta(ge=0)]
 Usd: TypeAlias = Annotated[float, Meta(ge=0)]
+PerMinute: TypeAlias = Annotated[int, Meta(ge=1, le=10**12)]
+Slots: TypeAlias = Annotated[int, Meta(ge=1, le=60_000)]
+Priority: TypeAlias = Literal["high", "normal", "low"]
 Outcome: TypeAlias = Literal[
     "ok", "not_permitted", "model_not_found", "unsupported_feature", "context_length_exceeded", "budget_exceeded", "no_permitted_backend"
 ]
@@ -158,6 +162,85 @@ class Prompts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     redact: tuple[str, ...] = ("pii", "secrets")
 
 
+class ModelLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Requests and tokens per minute at one backend or model."""
+
+    rpm: PerMinute | None = None
+    tpm: PerMinute | None = None
+
+
+class KeyLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What each of the tenant's keys may do; what is not given is not limited. `concurrency` requests run at once."""
+
+    rpm: PerMinute | None = None
+    tpm: PerMinute | None = None
+    concurrency: Slots | None = None
+
+
+class TeamLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a team's keys may do together. `priority` is in place of the tenant's."""
+
+    rpm: PerMinute | None = None
+    tpm: PerMinute | None = None
+    concurrency: Slots | None = None
+    models: dict[str, ModelLimits] = {}
+    priority: Priority | None = None
+
+
+class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """With `on_limit: wait`: how long a request may wait for its turn, in seconds, and how many of a tenant's may, in each worker."""
+
+    max_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    max_waiting: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a tenant may do. What is not given is as in the policy's own `limits`, and else not limited.
+
+    `burst_s` is how many seconds of a rate may come at once: the default lets a minute exceed its limit by 2 percent.
+    """
+
+    rpm: PerMinute | None = None
+    tpm: PerMinute | None = None
+    concurrency: Slots | None = None
+    models: dict[str, ModelLimits] | None = None
+    teams: dict[str, TeamLimits] | None = None
+    per_key: KeyLimits | None = None
+    on_limit: Literal["refuse", "wait"] | None = None
+    queue: Queue | None = None
+    priority: Priority | None = None
+    burst_s: Annotated[float, Meta(gt=0, le=60)] | None = None
+
+
+class IpLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Requests per minute without a valid key, from one address."""
+
+    rpm: PerMinute
+
+
+class DefaultLimits(Limits, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The limits of every tenant, where its own table says nothing else, and of addresses."""
+
+    per_ip: IpLimits | None = None
+
+
+class Alerts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is told, by a signed POST to `url`, that a budget is used up to one of the shares `at`, or refuses for the first time in its period.
+
+    `secret_env` names the variable that holds the secret of the signature.
+    """
+
+    url: Name
+    secret_env: Name
+    at: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(max_length=20)] = (0.5, 0.8, 1.0)
+
+
+class TenantAlerts(Alerts, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A tenant's own receiver, beside the policy's; with `only`, in place of it."""
+
+    only: bool = False
+
+
 class TenantBudget(Budget, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A tenant's budget, and those inside it: of its teams (by name or id), of each of its keys, and for models (by a backend's or a model's name).
 
@@ -176,6 +259,7 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     budget_usd: TenantBudget = TenantBudget()
+    limits: Limits = Limits()
     budget_wait_s: Annotated[float, Meta(ge=0, le=600)] = 0.0
     data_class: DataClass = "internal"
     moderation: TenantModeration | None = None
@@ -183,6 +267,7 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     history: History | None = None
     on_budget_end: str | None = None
     prompts: Prompts = Prompts()
+    alerts: TenantAlerts | None = None
 
 
 class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -238,7 +323,10 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     input: InputLimits = InputLimits()
     grounding: Grounding = Grounding()
     history: History = History()
+    limits: DefaultLimits = DefaultLimits()
+    alerts: Alerts | None = None
     tenants: dict[str, Tenant] = {}
+    identity: Identity = Identity()
     cases: tuple[Case, ...] = ()
 
     @property
@@ -247,12 +335,11 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 LATER: dict[type[Struct], frozenset[str]] = {
-    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "shadow", "conversations", "experiments", "limits", "rerankers"}),
+    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "shadow", "conversations", "experiments", "rerankers"}),
     Rule: frozenset({"canary", "guard", "shadow", "ensemble", "cascade", "verify", "cache"}),
     Complexity: frozenset({"target", "head"}),
     Moderation: frozenset({"input", "heads", "patterns"}),
-    Tenant: frozenset({"limits"}),
-    Settings: frozenset({"redis_url", "retention_days", "telemetry"}),
+    Settings: frozenset({"retention_days", "telemetry"}),
 }
 """Keys of the documented format that come with a later release."""
 

@@ -28,6 +28,7 @@ from router.http import (
     models,
     moderations,
     responses,
+    usage,
     vector_stores,
 )
 from router.http.access import Authorise, require_rows
@@ -85,6 +86,7 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
             *admin.handlers,
             *audit.handlers,
             *audited.handlers,
+            *usage.handlers,
         ],
         middleware=[RequestId(), Authenticate(), Authorise()],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
@@ -99,7 +101,7 @@ def create_app(open_gateway: Callable[[], Awaitable[Gateway]], *, max_body_bytes
 
 def _respond(request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
     """The error in the shape of the path's dialect."""
-    path = request.url.path
+    path = request.scope["path"]  # not `url`, which a `Host` that is none breaks
     request_id = request.state.get("request_id") or uuid.uuid4().hex  # no path, no route: the middleware did not run
     body = error_object(error.detail, error.status, request_id, getattr(error, "details", None)) if speaks_anthropic(path) else error.body()
     return Response(body, status_code=error.status, media_type="application/json", headers={**error.headers, **id_headers(path, request_id)})
@@ -117,5 +119,5 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 
 def _internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     request_id = request.state.get("request_id", "")
-    log.error("request_failed", request_id=request_id, path=request.url.path, exc_info=error)
+    log.error("request_failed", request_id=request_id, path=request.scope["path"], exc_info=error)
     return _respond(request, ApiError(500, "internal_error", f"The service failed. Tell your administrator the request id {request_id}."))

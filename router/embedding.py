@@ -23,6 +23,8 @@ from policies.access import Principal, may_handle
 from policies.features import highest
 from policies.limits import check_input
 from router.http.errors import ApiError
+from router.limits.admission import Admission
+from router.limits.refusals import Limited, Standings
 from router.local_embedder import LocalEmbedder
 from router.money.books import BudgetExceeded
 from router.money.levels import caps_of
@@ -52,6 +54,7 @@ class Candidate(Struct, frozen=True):
     embedder: TextEmbedder
     clearance: DataClass
     price: Price
+    price_version: str
 
 
 class EmbeddingExchange:
@@ -69,6 +72,8 @@ class EmbeddingExchange:
         self.cost = 0
         self.outcome = "refused"
         self.record = AttemptRecord(backend="")
+        self._admission: Admission | None = None
+        self._standings: Standings | None = None
 
     @property
     def cost_usd(self) -> float:
@@ -81,12 +86,14 @@ class EmbeddingExchange:
         failure: BaseException | None = None
         try:
             chosen = self._chosen()
-            self._check(chosen)
+            tokens = self._check(chosen)
+            await self._admit(chosen, tokens)
             booking = self._booking(chosen)
             opening = self.gateway.background(self.gateway.accounting.open(booking))
             try:
                 await asyncio.shield(opening)
             except BudgetExceeded as error:
+                self.gateway.alerts.refused(error.short)
                 raise ApiError(402, "budget_exceeded", "The budget does not allow this request. Ask your administrator for a larger one.") from error
             self.record = AttemptRecord(backend=self.name)
             return await chosen.embedder.embed(self.call.request, self.record)
@@ -110,8 +117,34 @@ class EmbeddingExchange:
                 return each
         raise ApiError(404, "model_not_found", f"No embedding model {wanted!r}. List yours with GET /v1/models.", param="model")
 
-    def _check(self, chosen: Candidate) -> None:
-        """Raises `ApiError` where the texts are too many, too long, or of a class that the embedder or the key may not see."""
+    async def _admit(self, chosen: Candidate, tokens: int) -> None:
+        """Count the request against its limits. Raises `ApiError`."""
+        scopes = self.gateway.limits.scopes(self.active.policy.file, self.tenant, self.principal)
+        if not scopes:
+            return
+        try:
+            self._admission = await self.gateway.limits.admit(scopes, self.principal, tokens, priority=self.call.hints.priority)
+            refusal = await self._admission.model(self.name, chosen.embedder.model, wait=True)
+            if refusal is not None:
+                self._admission.undo()
+                self._admission = None
+                raise refusal
+        except Limited as error:
+            self._standings = error.standings
+            raise
+
+    def _leave(self, used: int = 0) -> None:
+        """Make good to the limits what was charged in advance."""
+        if self._admission is not None:
+            self._admission.settle({self.name: used} if used else {}, {self.name: self.record.model or self.name})
+
+    @property
+    def standings(self) -> Standings | None:
+        """How the narrowest of the request's limits stand, as far as they were asked."""
+        return self._standings if self._admission is None else self._admission.standings
+
+    def _check(self, chosen: Candidate) -> int:
+        """How many tokens the texts have. Raises `ApiError` where the texts are too many, too long, or of a class that the embedder or the key may not see."""
         embedder, texts, limits = chosen.embedder, self.call.request.texts, self.active.policy.file.input
         if len(texts) > embedder.max_inputs:
             raise ApiError(400, "too_many_inputs", f"input: {len(texts)} texts; {self.name!r} takes at most {embedder.max_inputs} at once.", param="input")
@@ -128,6 +161,7 @@ class EmbeddingExchange:
         if not may_see(chosen.clearance, data_class):
             message_text = f"The embedder {self.name!r} is cleared for {chosen.clearance} data, and this request holds {data_class} data."
             raise ApiError(403, "not_permitted", message_text, param="model")
+        return counted.n
 
     def _booking(self, chosen: Candidate) -> Booking:
         embedder = chosen.embedder
@@ -147,6 +181,7 @@ class EmbeddingExchange:
             rule="pin",
             started_at=time.time(),
             purpose="embedding",
+            price_version=chosen.price_version,
         )
         payer, caps = self.principal, caps_of(self.tenant.budget_usd, self.principal)
         return self.gateway.accounting.booking(self.request_id, payer.tenant, payer.key_id, self.active.version, caps, plan, team=payer.team, user=payer.user)
@@ -165,19 +200,21 @@ class EmbeddingExchange:
                 return
             settlement = measured(self.record, booking.plan, failure)
             self.cost, self.outcome = settlement.cost, settlement.outcome
+            self._leave(settlement.usage.total_tokens)
             await self.gateway.settle(booking, settlement)
             self.gateway.metrics.request_done(
                 backend=self.name, outcome=settlement.outcome, usage=settlement.usage, cost=self.cost, duration_s=time.perf_counter() - self.started
             )
         finally:
+            self._leave()
             self.gateway.policy.release(self.active)
 
 
 def candidates(gateway: Gateway, active: ActivePolicy) -> dict[str, Candidate]:
     """Every embedder by its name: this machine's own, and those of the policy."""
     local = LocalEmbedder(gateway.settings.embedder_model, gateway.compute)
-    found = {local.name: Candidate(local, "restricted", FREE)}
+    found = {local.name: Candidate(local, "restricted", FREE, "local")}
     for name, embedder in active.embedders.items():
         configured = active.policy.embedders[name]
-        found[name] = Candidate(embedder, configured.clearance, configured.price)
+        found[name] = Candidate(embedder, configured.clearance, configured.price, active.embedder_prices[name])
     return found

@@ -20,11 +20,13 @@ from config.settings import Settings
 from policies.access import Principal
 from retrieval.store import Documents
 from retrieval.values import NotFound, SearchRequest, SearchResult
+from router.alerts.watch import BudgetAlerts
 from router.audit.changes import recorded_documents
 from router.audit.erasing import Leftovers
 from router.audit.log import Actor, AuditLog
 from router.audit.reading import head
 from router.audit.recording import Recorder
+from router.credentials.door import Door
 from router.http.errors import ApiError
 from router.identity.authenticator import Authenticator
 from router.identity.reach import documents_reach
@@ -33,7 +35,8 @@ from router.kept.idempotency import Idempotency
 from router.kept.remembering import RememberedParts
 from router.kept.sealing import Sealer
 from router.kept.turns import Turns
-from router.launch import installed
+from router.launch import installed, open_limits
+from router.limits.limiter import Limiter
 from router.money.accounting import Accounting
 from router.money.insisting import insist
 from router.money.settlement import Booking, Settlement, unmeasured
@@ -51,6 +54,7 @@ BOOKING_S = 5.0
 """How long the end of an answer waits for a database that does not take its booking; it is booked all the same, as soon as that is back."""
 
 BEAT_S = 2.0
+ALERTS_S = 5.0
 SWEEP_S = 60.0
 """How often what has expired is deleted."""
 
@@ -85,6 +89,7 @@ class Gateway:
         self.documents = documents
         self.compute = compute
         self.metrics = Metrics()
+        self.limits = Limiter(lambda: open_limits(settings, database, worker), settings.limits_when_away, self.metrics)
         self.sealer = Sealer(secret)
         self.auth = Authenticator(database, secret)
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
@@ -97,6 +102,15 @@ class Gateway:
         self.turns = Turns(database, self.sealer, settings.retention_s)
         self.conversations = Conversations(database, self.sealer, settings.retention_s)
         self.policy = PolicyHolder(database, settings, BackendContext(environ=dict(environ), compute=compute), source, self.metrics.circuit)
+        self.door = Door(
+            keys=self.auth.principal,
+            database=database,
+            secret=secret,
+            settings=settings,
+            identity=lambda: self.policy.current.policy.file.identity,
+            metrics=self.metrics,
+        )
+        self.alerts = BudgetAlerts(database, worker, lambda: self.policy.current.policy, self.policy.environ, self.metrics, self.background)
         self._worker = worker
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -108,7 +122,14 @@ class Gateway:
     async def start(self) -> None:
         await self.policy.refresh()
         await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
-        work = ((REFRESH_S, self.policy.refresh), (BEAT_S, self._beat), (BEAT_S, self._look), (SWEEP_S, self._sweep))
+        work = (
+            (REFRESH_S, self.policy.refresh),
+            (BEAT_S, self._beat),
+            (BEAT_S, self.limits.beat),
+            (BEAT_S, self._look),
+            (SWEEP_S, self._sweep),
+            (ALERTS_S, self.alerts.look),
+        )
         self._loops = [asyncio.create_task(self._every(seconds, each)) for seconds, each in work]
         self._loops.append(asyncio.create_task(self.recorder.run()))
 
@@ -120,7 +141,9 @@ class Gateway:
         while self._tasks or self._running:
             await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
         await self._record_the_last()
+        await self.door.aclose()
         await self.policy.current.aclose()
+        await self.limits.aclose()
         if self.compute is not None:
             await self.compute.aclose()
         await self.database.write(lambda connection: connection.execute(delete(workers).where(workers.c.id == self._worker)))
@@ -233,7 +256,7 @@ class Gateway:
         await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))
 
     async def _sweep(self) -> None:
-        for each in (self.idempotency, self.remembered, self.turns, self.conversations, self.recorder, self.leftovers):
+        for each in (self.idempotency, self.remembered, self.turns, self.conversations, self.alerts, self.recorder, self.leftovers):
             await each.sweep()
         await self._show_head()
 

@@ -13,8 +13,9 @@ import threading
 
 import structlog
 
+from config.settings import SettingsError
 from router.compute.blocking import BlockingEmbedder
-from router.launch import Launch, open_ingestor, open_state, socket_path
+from router.launch import Launch, open_ingestor, open_state, require_state, socket_path
 from router.telemetry import configure_logging
 
 POLL_S = 0.2
@@ -30,6 +31,12 @@ def main() -> None:
     settings = launch.settings()
 
     database = open_state(settings)
+    try:
+        database.read_blocking(require_state)
+    except SettingsError as error:
+        log.error("database_refused", reason=str(error))
+        database.close()
+        return
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 

@@ -12,17 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from sqlalchemy import Connection
 
-from config.database import Database, migrate, open_database
+from config.database import Database, open_database
+from config.schema import migrate, prepare, require_current
 from config.settings import Settings, load_settings
 from retrieval.blobs import FolderBlobs
 from retrieval.store import Documents
+from router.limits.remote import Remote
+from router.limits.shared_memory import SharedMemory
+from router.limits.sql import SqlTransport
+from router.limits.values import Store
 
 if TYPE_CHECKING:
     from adapters.embedding import Embedder
     from retrieval.ingest import Ingestor
 
-DEFAULT_POLICY = Path(__file__).resolve().parent.parent / "config" / "defaults" / "headgate.yaml"
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_POLICY = ROOT / "config" / "defaults" / "headgate.yaml"
+MIGRATIONS = (ROOT / "router" / "migrations", ROOT / "retrieval" / "migrations")
 
 
 class Launch(Struct, frozen=True):
@@ -57,8 +65,17 @@ def open_state(settings: Settings) -> Database:
 
 def migrate_state(database: Database) -> None:
     """Bring every package's tables to their newest form."""
-    root = Path(__file__).resolve().parent.parent
-    migrate(database, [root / "router" / "migrations", root / "retrieval" / "migrations"])
+    migrate(database, MIGRATIONS)
+
+
+def prepare_state(database: Database, settings: Settings) -> None:
+    """Make the tables of a new database. Raises `SettingsError` for an older one unless `auto_migrate` upgrades it, and for a newer one."""
+    prepare(database, MIGRATIONS, auto=settings.auto_migrate)
+
+
+def require_state(connection: Connection) -> None:
+    """For processes that find the database prepared: raises `SettingsError` where it is not, or not any more."""
+    require_current(connection, MIGRATIONS)
 
 
 def open_blobs(settings: Settings) -> FolderBlobs:
@@ -76,6 +93,17 @@ def open_ingestor(database: Database, settings: Settings, embedder: Embedder) ->
     from retrieval.parse import Limits
 
     return Ingestor(database, open_blobs(settings), embedder, limits=Limits(bytes=settings.upload_max_mb * 2**20))
+
+
+def open_limits(settings: Settings, database: Database, worker: str) -> Store:
+    """Where a worker's limits are counted: Redis where there is one, else a PostgreSQL that replicas share, else the memory of this host."""
+    if settings.redis_url is not None:
+        from router.limits.redis import RedisTransport
+
+        return Remote(RedisTransport(settings.redis_url, worker))
+    if database.dialect == "postgresql":
+        return Remote(SqlTransport(database, worker))
+    return SharedMemory(settings.home / "run" / "limits")
 
 
 def socket_path(home: Path) -> Path:

@@ -28,10 +28,12 @@ from adapters.prompting import with_format
 from adapters.structured import AnswerFormat
 from adapters.tokens import counting_once
 from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
+from config.prices import Price
 from policies.access import Principal, may_handle
 from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
 from policies.limits import check_input
+from policies.rate_limits import Scopes
 from retrieval.values import SearchRequest
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
@@ -41,16 +43,21 @@ from router.attempts.structured import StructuredAnswer, may_stream, required_fo
 from router.gateway import Gateway
 from router.history import Histories
 from router.http.errors import ApiError
+from router.limits.admission import Admission
+from router.limits.refusals import Limited, Standings
 from router.moderating import Moderation
 from router.money.books import BudgetExceeded
 from router.money.levels import caps_of
-from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement
+from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement, dearest
 from router.policy_in_force import ActivePolicy
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.wire.call import Call
 from router.wire.headgate import Headgate
 
 log = structlog.get_logger("headgate.pipeline")
+
+EXPECTED_OUTPUT_TOKENS = 1_000
+"""What an answer is charged to the limits in advance where the request does not say how long it may become; the difference is made good after it."""
 
 LEAST_OUTPUT_TOKENS = 256
 """An answer that asked for more is cut down to no less where the budget does not hold all of it."""
@@ -88,13 +95,16 @@ class Exchange:
         self._bookings = Bookings(gateway, principal, request_id, self.active.version, self._caps())
         self._attempts = Attempts(self, self._bookings)
         self._generating = False
+        self._admission: Admission | None = None
+        self._standings: Standings | None = None
 
     # --- before the first call -------------------------------------------------------------------------------------------------------
 
-    async def prepare(self, *, with_budget: bool = False) -> Decision:
+    async def prepare(self, *, with_budget: bool = False, limited: bool = False) -> Decision:
         """Check, ground and decide. Nothing is billed here. Raises `ApiError`.
 
-        The budget is asked when it is reserved from; `with_budget` asks it now, for an explanation.
+        The budget is asked when it is reserved from; `with_budget` asks it now, for an explanation. `limited` counts the request against its rate
+        limits, and may wait for them: for one that is to be answered.
         """
         call, policy = self.call, self.active.policy
         counting_once()
@@ -103,6 +113,9 @@ class Exchange:
         if refusal is not None:
             raise ApiError(refusal.status, refusal.code, f"{refusal.message}.", param=refusal.param)
         self._form = required_format(call.request)
+        scopes = self.gateway.limits.scopes(policy.file, self.tenant, self.principal) if limited else None
+        if scopes:
+            await self._admit(scopes, counted.n)
         self.data_class = highest(self.tenant.data_class, call.hints.data_class or "public")
         if not may_handle(self.principal, self.data_class):
             raise ApiError(403, "not_permitted", f"This key may not touch {self.data_class} data.")
@@ -123,7 +136,56 @@ class Exchange:
         self._histories = Histories(policy.history(self.principal.tenant), self._request, counted.upper)
         self._input_tokens = self._histories.input_tokens(self.active.backends.values())
         left = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if with_budget else None
-        return self.decide(None if left is None else left[0])
+        decision = self.decide(None if left is None else left[0])
+        if scopes and scopes.models:
+            decision = await self._admit_model(decision)
+        return decision
+
+    async def _admit(self, scopes: Scopes, input_tokens: int) -> None:
+        """Count the request against its limits: its input, and as much output as it asks for and any backend gives. Raises `ApiError`."""
+        request = self.call.request
+        output, guess = 0, EXPECTED_OUTPUT_TOKENS * request.n
+        if request.max_output_tokens is not None:
+            longest = max((each.spec.max_output_tokens or LONGEST_OUTPUT_TOKENS for each in self.active.policy.backends.values()), default=0)
+            output = guess = min(request.max_output_tokens, longest) * request.n
+        try:
+            self._admission = await self.gateway.limits.admit(
+                scopes, self.principal, input_tokens + output, input_tokens + guess, priority=self.call.hints.priority, deadline=request.deadline
+            )
+        except Limited as error:
+            self._standings = error.standings
+            raise
+
+    async def _admit_model(self, decision: Decision) -> Decision:
+        """Pass over candidates whose own limits are reached. Raises `Limited` where all are; then nothing is counted."""
+        assert self._admission is not None
+        refused: dict[str, Limited] = {}
+        for place, name in enumerate(decision.candidates, 1):
+            refusal = await self._admission.model(name, self.active.backends[name].model, wait=place == len(decision.candidates))
+            if refusal is None:
+                break
+            refused[name] = refusal
+        else:
+            first = next(iter(refused.values()))
+            self._admission.undo()
+            self._admission, self._standings = None, first.standings
+            raise first
+        if refused:
+            left = tuple(name for name in decision.candidates if name not in refused)
+            reasons = (*decision.reasons, *(f"excluded:{name}:rate_limit" for name in refused))
+            decision = self.decision = msgspec.structs.replace(decision, candidates=left, reasons=reasons)
+        return decision
+
+    @property
+    def standings(self) -> Standings | None:
+        """How the narrowest of the request's limits stand, as far as they were asked."""
+        return self._standings if self._admission is None else self._admission.standings
+
+    def _leave(self) -> None:
+        """Make good to the limits what was charged in advance. Again, it does nothing."""
+        if self._admission is not None:
+            used = self._bookings.tokens
+            self._admission.settle(used, {name: self.active.backends[name].model for name in used})
 
     def decide(self, left: Left | None) -> Decision:
         """Raises `ApiError` where nothing is permitted. Upper costs are counted only where something depends on them."""
@@ -202,13 +264,28 @@ class Exchange:
         """`body` tells this request's different bodies apart: a provider sees one idempotency key for a body and its retries."""
         backend = self.active.backends[step.backend]
         request, plan = self._plan(step.backend, backend, step.added)
+        answers = purpose == "answer"
         # Beside another attempt there is no need to be content with less.
-        plan = msgspec.structs.replace(plan, purpose=purpose, least_output=_least_output(request) if purpose == "answer" else 0)
+        least = _least_output(request) if answers else 0
+        plan = msgspec.structs.replace(plan, purpose=purpose, least_output=least, list_price=self._list_price(plan) if answers else None)
         key = hashlib.sha256(f"{self.request_id} {step.backend} {body}".encode()).hexdigest()[:32]
         request = msgspec.structs.replace(request, idempotency_key=f"headgate-{key}")
         held = not self.call.stream or not may_stream(self._request, backend.capabilities)
         structured = None if self._form is None else StructuredAnswer(self._form, step.backend, hold=held)
         return Attempt(backend, request, plan, Moderation(self.rules), structured, self._histories.fitted(backend, step.added).report)
+
+    def _list_price(self, plan: AttemptPlan) -> Price | None:
+        """The price of the dearest backend that this request could have gone to, where it is not the attempt's own: what routing avoids is reckoned by it.
+
+        It could have gone to the candidates of its decision, and where the complexity chose the weak backend to the strong one, if that is permitted.
+        """
+        assert self.decision is not None
+        names, complexity = set(self.decision.candidates), self.active.policy.file.complexity
+        strong = complexity.strong if complexity is not None and self.rule == "complexity" else None
+        if strong is not None and strong not in names and permitted(self.active.policy, self.features, self.state(), strong):
+            names.add(strong)
+        prices = [self.active.price(name) for name in names if name != plan.backend]
+        return dearest(plan, prices)
 
     def _plan(self, name: str, backend: Backend, added: tuple[Message, ...] = ()) -> tuple[GenerateRequest, AttemptPlan]:
         return self._bounded(name, backend, msgspec.structs.replace(self._request, messages=self._histories.fitted(backend, added).messages))
@@ -240,6 +317,7 @@ class Exchange:
             choices=request.n,
             spoken=spoken,
             milliseconds=runs,
+            price_version=self.active.price_version(name),
         )
 
     def input_tokens(self) -> int:
@@ -284,10 +362,12 @@ class Exchange:
             await self._attempts.stopped()
             await self._bookings.close(failure, lambda settlements: self._ended(failure, settlements))
         finally:
+            self._leave()
             self.gateway.policy.release(self.active)
 
     def _ended(self, failure: BaseException | None, settlements: Mapping[Purpose, Settlement]) -> None:
         """What the answer says of itself, from what is about to be booked."""
+        self._leave()
         if self.attempt is None or (settlement := settlements.get(self.attempt.plan.purpose)) is None:
             return
         self.usage = settlement.usage
@@ -379,6 +459,7 @@ class Exchange:
     def close(self) -> None:
         """Give up a request that was never generated."""
         if not self._generating:
+            self._leave()
             self.gateway.policy.release(self.active)
 
     def headgate(self) -> Headgate:

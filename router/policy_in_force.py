@@ -17,7 +17,7 @@ from adapters.backend import Backend, BackendContext, BackendSpec, create_backen
 from adapters.cost import usd_float
 from adapters.embedders import TextEmbedder, create_embedder
 from adapters.errors import BackendError
-from adapters.price_book import price_for
+from adapters.price_book import price_for, version_for
 from adapters.slots import Slots
 from adapters.types import BackendHealth, RateLimit
 from adapters.wrappers import Breaker, Limiter, protected
@@ -69,27 +69,37 @@ class ActivePolicy:
             for name, configured in policy.backends.items()
         }
         self.embedders: dict[str, TextEmbedder] = {name: create_embedder(name, each.spec, context.environ) for name, each in policy.embedders.items()}
+        self.embedder_prices = {name: version_for(each.spec.as_backend()) for name, each in policy.embedders.items()}
+        """Where the prices of the embedders are from."""
         self._looked: dict[str, BackendHealth] = {}
         self.rate_limits: dict[str, RateLimit] = {}
         """What the providers last said, to this worker, that is left of their rate limits."""
         self.users = 0
         self.retired = False
-        self._prices: dict[str, tuple[int, Price]] = {}
+        self._prices: dict[str, tuple[int, Price, str]] = {}
 
     def price(self, name: str, at: float | None = None) -> Price:
         """What a backend charges at that time (default: now). The book's prices may change with the hour, so each is asked for once a minute."""
+        return self._priced(name, at)[1]
+
+    def price_version(self, name: str, at: float | None = None) -> str:
+        """Where that price is from: `policy`, `local`, or the price book's release with its rule."""
+        return self._priced(name, at)[2]
+
+    def _priced(self, name: str, at: float | None) -> tuple[int, Price, str]:
         configured = self.policy.backends[name]
         if (dated := _dated(configured.spec.price_from, time.time() if at is None else at)) is not None:
-            return dated
+            return 0, configured.spec.price_from[dated], f"policy, from {dated}"
         if not configured.remote or configured.spec.price is not None:
-            return configured.price
+            return 0, configured.price, "policy" if configured.spec.price is not None else "local"
         now = time.time() if at is None else at
         minute = int(now // 60)
         known = self._prices.get(name)
         if known is None or known[0] != minute:
-            price = price_for(configured.spec, datetime.fromtimestamp(now, UTC)) or configured.price
-            known = self._prices[name] = (minute, price)
-        return known[1]
+            moment = datetime.fromtimestamp(now, UTC)
+            price = price_for(configured.spec, moment) or configured.price
+            known = self._prices[name] = (minute, price, version_for(configured.spec, moment))
+        return known
 
     def state(
         self,
@@ -252,10 +262,10 @@ def known_price(_name: str, spec: BackendSpec) -> Price | None:
     return price_for(spec)
 
 
-def _dated(prices: Mapping[str, Price], at: float) -> Price | None:
-    """The price of the latest day that has begun, in UTC."""
+def _dated(prices: Mapping[str, Price], at: float) -> str | None:
+    """The latest day that has begun, in UTC, of those from which a price holds."""
     if not prices:
         return None
     today = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
     begun = [day for day in prices if day <= today]
-    return prices[max(begun)] if begun else None
+    return max(begun) if begun else None

@@ -35,8 +35,9 @@ from router.audit.changes import recorded_policy, recorded_start
 from router.audit.log import FILE, AuditLog
 from router.backends import load_kinds, try_policy
 from router.identity.first_keys import FirstKeys, ensure_first_keys
-from router.identity.tenants import DEFAULT_TENANT
-from router.launch import Launch, installed, migrate_state, open_state, socket_path
+from router.identity.tenants import DEFAULT_TENANT, list_tenants
+from router.launch import Launch, installed, open_state, prepare_state, socket_path
+from router.limits.sql import forget_worker as free_limits
 from router.money.recovery import recover
 from router.policy_in_force import known_price
 from router.tables import reservations, workers
@@ -170,11 +171,11 @@ class Supervisor:
         self._instance = identity.read_text()
 
     def _prepare(self, database: Database) -> FirstKeys:
-        """Migrate, recover what an earlier run of this instance left open, import the policy file, make sure there are keys."""
-        migrate_state(database)
+        """Make the tables or check them, recover what an earlier run of this instance left open, import the policy file, make sure there are keys."""
+        prepare_state(database, self._settings)
         environ = self._launch.environ()
         secret = load_secret(environ, self._settings.home).reveal().encode()
-        configured = admin_key(environ)
+        configured = admin_key(environ, [str(row["name"]) for row in database.read_blocking(list_tenants)])
         text = self._launch.text()
         embedded = self._settings.database_url is None
 
@@ -367,6 +368,7 @@ def _workers_of(connection: Connection, instance: str | None) -> set[str]:
 def _bury(connection: Connection, worker: str) -> int:
     """Settle a dead worker's reservations and forget it. Returns how many there were."""
     recovered = recover(connection, worker, time.time())
+    free_limits(connection, worker)
     connection.execute(delete(workers).where(workers.c.id == worker))
     return recovered
 

@@ -66,6 +66,7 @@ budgets = Table(
     Column("cap", BigInteger, nullable=False),
     Column("spent", BigInteger, nullable=False),
     Column("reserved", BigInteger, nullable=False),
+    Index("ix_budgets_period", "period"),
 )
 
 ledger = Table(
@@ -77,6 +78,8 @@ ledger = Table(
     Column("purpose", String(16), nullable=False, server_default="answer"),
     Column("entry", String(16), nullable=False),
     Column("tenant", String(64), nullable=False),
+    Column("team", String(40), nullable=False, server_default=""),
+    Column("user_id", String(40), nullable=False, server_default=""),
     Column("key_id", String(40), nullable=False),
     Column("backend", Text, nullable=False),
     Column("provider", Text, nullable=False),
@@ -90,14 +93,21 @@ ledger = Table(
     Column("cache_read_input_tokens", BigInteger, nullable=False),
     Column("cache_creation_input_tokens", BigInteger, nullable=False),
     Column("reasoning_output_tokens", BigInteger, nullable=False),
+    Column("audio_input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("audio_output_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("audio_cache_read_input_tokens", BigInteger, nullable=False, server_default="0"),
     Column("delivered_characters", BigInteger, nullable=False),
     Column("cost", BigInteger, nullable=False),
+    Column("list_cost", BigInteger, nullable=False, server_default="0"),
     Column("reserved", BigInteger, nullable=False),
     Column("price", Text, nullable=False),
+    Column("price_version", Text, nullable=False, server_default=""),
     Column("rule", Text, nullable=False),
     Column("policy_version", Integer, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double, nullable=False),
     Column("billed_ms", BigInteger, nullable=False, server_default="0"),
+    Column("booked_at", Double, nullable=False, server_default="0"),
     Index("ix_ledger_tenant_ended_at", "tenant", "ended_at"),
+    Index("ix_ledger_ended_at", "ended_at", "id"),
 )

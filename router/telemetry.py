@@ -41,6 +41,12 @@ class Metrics:
             "headgate_circuit_state", "Circuit of a backend: 0 closed, 1 half open, 2 open.", ["backend"], registry=registry, multiprocess_mode="livemax"
         )
         self._dropped = Counter("headgate_decisions_dropped_total", "Decisions that could not be recorded.", registry=registry)
+        self._limited = Counter("headgate_limit_refusals_total", "Requests that a limit refused.", ["scope", "measure"], registry=registry)
+        self._waiting = Gauge("headgate_limit_waiting", "Requests that wait for a limit.", registry=registry, multiprocess_mode="livesum")
+        self._waited = Histogram("headgate_limit_wait_seconds", "Time that requests waited for a limit.", buckets=_SECONDS, registry=registry)
+        self._limits_away = Counter("headgate_limit_store_failures_total", "Checks of a limit that its store did not answer.", ["store"], registry=registry)
+        self._auth_failures = Counter("headgate_auth_failures_total", "Requests whose credential was refused, by why.", ["reason"], registry=registry)
+        self._alerts = Counter("headgate_alerts_total", "Tries to deliver an alert on a budget, by what became of them.", ["outcome"], registry=registry)
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -53,6 +59,9 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         self._refusals.labels(code).inc()
+
+    def auth_failed(self, reason: str) -> None:
+        self._auth_failures.labels(reason).inc()
 
     def attempt_failed(self, backend: str, code: str) -> None:
         self._failures.labels(backend, code).inc()
@@ -69,6 +78,9 @@ class Metrics:
     def decisions_dropped(self, count: int) -> None:
         self._dropped.inc(count)
 
+    def alert(self, outcome: Literal["delivered", "failed", "given_up"], count: int = 1) -> None:
+        self._alerts.labels(outcome).inc(count)
+
     def moderated(self, rule: str, count: int) -> None:
         self._moderated.labels(rule).inc(count)
 
@@ -77,6 +89,18 @@ class Metrics:
 
     def active(self, change: int) -> None:
         self._active.inc(change)
+
+    def limited(self, scope: str, measure: str) -> None:
+        self._limited.labels(scope, measure).inc()
+
+    def limit_waiting(self, change: int) -> None:
+        self._waiting.inc(change)
+
+    def limit_waited(self, seconds: float) -> None:
+        self._waited.observe(seconds)
+
+    def limit_store_away(self, store: str) -> None:
+        self._limits_away.labels(store).inc()
 
     def render(self) -> bytes:
         """All workers' metrics in Prometheus' text format."""

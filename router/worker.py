@@ -18,20 +18,24 @@ import sys
 import threading
 
 import msgspec
+import structlog
 import uvicorn
 import uvloop
 from msgspec import Struct
 
 from adapters.backend import BackendContext, create_backend
 from config.secretfile import load_secret
+from config.settings import SettingsError
 from policies.load import load_policy
 from router.app import create_app
 from router.backends import load_kinds
 from router.compute.client import ComputeClient
 from router.gateway import Gateway
-from router.launch import Launch, open_documents, open_state, socket_path
+from router.launch import Launch, open_documents, open_state, require_state, socket_path
 from router.policy_in_force import known_price
 from router.telemetry import configure_logging
+
+log = structlog.get_logger("headgate.worker")
 
 LAST_WORDS_S = 2.0
 """After `shutdown_s` running requests are ended with an error; so long its delivery may take."""
@@ -73,8 +77,15 @@ async def serve(orders: Orders) -> None:
     load_kinds(settings)
     secret = load_secret(orders.launch.environ(), settings.home).reveal().encode()
 
+    database = open_state(settings)
+    try:
+        await database.read(require_state)  # one that is started again may find what another release has made of it
+    except SettingsError as error:
+        log.error("database_refused", worker=orders.worker, reason=str(error))
+        await database.aclose()
+        return
+
     async def open_gateway() -> Gateway:
-        database = open_state(settings)
         server.gateway = Gateway(
             settings=settings,
             database=database,
@@ -89,7 +100,7 @@ async def serve(orders: Orders) -> None:
         return server.gateway
 
     app = create_app(open_gateway, max_body_bytes=settings.max_body_mb * 1024 * 1024)
-    config = uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False, lifespan="on", timeout_keep_alive=75)
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none", proxy_headers=False, timeout_keep_alive=75)
     config.timeout_graceful_shutdown = math.ceil(settings.shutdown_s + LAST_WORDS_S)
     server = _Server(config, orders.ready, settings.shutdown_s)
     threading.Thread(target=_stop_with_supervisor, daemon=True).start()

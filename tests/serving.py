@@ -95,9 +95,11 @@ async def serving(
     largest = settings.max_body_mb * 2**20
     app = _idle[largest].pop() if _idle[largest] else _App(largest)
     app.gateway = gateway
-    config = uvicorn.Config(app.asgi, host="127.0.0.1", port=0, log_config=None, access_log=False, proxy_headers=False, lifespan="on")
-    config.timeout_graceful_shutdown = 2
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app.asgi, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", ws="none", proxy_headers=False, timeout_graceful_shutdown=2
+        )
+    )
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     running = asyncio.create_task(server.serve())
     try:

@@ -1,6 +1,7 @@
-"""Alembic's environment: runs the packages' revisions on the connection that `config.database.migrate` hands over."""
+"""Alembic's environment: runs the packages' revisions on the connection that `config.schema` hands over, and tells it of each."""
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], render_as_batch=True, transactional_ddl=True)
+attributes = context.config.attributes
+context.configure(connection=attributes["connection"], on_version_apply=attributes["on_version_apply"], render_as_batch=True, transactional_ddl=True)
 context.run_migrations()

@@ -51,6 +51,8 @@ class Bookings:
         self._lanes: dict[Purpose, _Lane] = {}
         self._making: set[asyncio.Task[None]] = set()
         self.cost = 0
+        self.tokens: dict[str, int] = {}
+        """What its ended attempts used, by backend."""
 
     async def begin(self, attempt: Attempt) -> None:
         """Set the attempt's bound aside, durably, and book the attempt of its purpose that failed before it. Raises `BudgetExceeded`: then nothing changed.
@@ -83,7 +85,7 @@ class Bookings:
             return
         settlement = measured(lane.attempt.record, lane.booking.plan, lane.failure)
         await accounting.next_attempt(lane.booking, settlement, attempt.plan)
-        self.cost += settlement.cost
+        self._add(lane.attempt, settlement)
         attempt.grant(lane.booking.plan)
         self._lanes[attempt.plan.purpose] = _Lane(lane.booking, attempt)
 
@@ -143,8 +145,13 @@ class Bookings:
         settlement = measured(attempt.record, booking.plan, why)
         if attempt.moderation.blocked:
             settlement = msgspec.structs.replace(settlement, outcome="blocked")
-        self.cost += settlement.cost
+        self._add(attempt, settlement)
         return booking, settlement
+
+    def _add(self, attempt: Attempt, settlement: Settlement) -> None:
+        self.cost += settlement.cost
+        name = attempt.plan.backend
+        self.tokens[name] = self.tokens.get(name, 0) + settlement.usage.total_tokens
 
     def _lane_of(self, attempt: Attempt) -> _Lane:
         lane = self._lanes[attempt.plan.purpose]

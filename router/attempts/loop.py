@@ -106,7 +106,8 @@ class Attempts:
                 if self._too_much(self._bookings.spent() + attempt.plan.amount):
                     raise BudgetExceeded(exchange.principal.tenant, attempt.plan.amount)
                 await self._bookings.begin(attempt)
-            except BudgetExceeded:
+            except BudgetExceeded as error:
+                self._gateway.alerts.refused(error.short)
                 course.cannot_afford(step)
                 left, at_best = await self._left()
                 try:

@@ -16,7 +16,7 @@ import structlog
 from msgspec import Struct
 from sqlalchemy import Connection, desc, insert, select, update
 
-from config.database import MIGRATION_LOCK, Database, Work, exclusively
+from config.database import STATE_LOCK, Database, Work, exclusively
 from router.audit.chain import GENESIS, START, ChainKey, Head, linked, same
 from router.audit.tables import LAYOUT, audit_checkpoints, audit_heads, audit_log
 from router.ids import fresh_id
@@ -25,7 +25,7 @@ T = TypeVar("T")
 log = structlog.get_logger("headgate.audit")
 
 CHAIN = "audit"
-AUDIT_LOCK = MIGRATION_LOCK + 16
+AUDIT_LOCK = STATE_LOCK + 15
 LONGEST = 500
 """Characters of an object's name or of a text among the details; what is longer is cut off."""
 

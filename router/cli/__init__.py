@@ -10,14 +10,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import SettingsError
 from config.yamlfile import YamlError
+from router.cli import archive as archive  # it adds its commands to `ledger`
+from router.cli.alerts import alerts
 from router.cli.audit import audit
+from router.cli.backup import backup, restore
+from router.cli.db import db
 from router.cli.decisions import decisions, erase
 from router.cli.doctor import doctor
 from router.cli.documents import documents
 from router.cli.identity import keys, teams, tenants, users
 from router.cli.policy import policy
+from router.cli.reconcile import ledger
 from router.cli.serve import serve
-from router.cli.usage import ledger, usage
+from router.cli.statement import statement
+from router.cli.usage import usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -26,7 +32,7 @@ def cli() -> None:
     """One chat endpoint for many teams: routing by policy, grounded answers, moderated streams, every token accounted."""
 
 
-for command in (serve, policy, tenants, teams, users, keys, documents, usage, ledger, audit, decisions, erase, doctor):
+for command in (serve, policy, tenants, teams, users, keys, documents, usage, statement, ledger, audit, decisions, erase, alerts, db, backup, restore, doctor):
     cli.add_command(command)
 
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +17,8 @@ from config.database import Database
 from config.settings import Settings, hide_password
 from router.backends import load_kinds
 from router.identity.tenants import DEFAULT_TENANT, list_tenants
-from router.launch import DEFAULT_POLICY, Launch, migrate_state, open_state
+from router.launch import DEFAULT_POLICY, Launch, installed, open_state, prepare_state
+from router.money.periods import parse_moment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def find_launch(config: Path | None) -> Launch:
 
 @contextmanager
 def open_home(config: Path | None) -> Iterator[tuple[Launch, Settings, Database]]:
-    """Settings and database of this home, migrated; works beside a running server."""
+    """Settings and database of this home, checked; works beside a running server."""
     launch = find_launch(config)
     settings = launch.settings()
     load_kinds(settings)
@@ -66,14 +66,20 @@ def open_home(config: Path | None) -> Iterator[tuple[Launch, Settings, Database]
 
 
 def open_migrated(settings: Settings) -> Database:
-    """The database of these settings in its newest form. Ends the command with status 1 where it does not answer."""
+    """The database of these settings in its newest form: made where there is none, refused where it is older (`headgate db upgrade`).
+
+    Ends the command with status 1 where it does not answer, with 2 where it is refused.
+    """
     make_home(settings)
     database = open_state(settings)
     try:
-        migrate_state(database)
+        prepare_state(database, settings)
     except (SQLAlchemyError, OSError) as error:
         database.close()
         raise no_database(settings, error) from error
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
@@ -126,10 +132,9 @@ def moment(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        parsed = datetime.fromisoformat(text)
+        return parse_moment(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a date (2026-11-21) or a time (2026-11-21T08:00:00+00:00)") from error
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+        raise click.BadParameter(str(error)) from error
 
 
 def period_options(command: Command) -> Command:
@@ -146,6 +151,17 @@ def period_options(command: Command) -> Command:
 def fail(message: str) -> click.ClickException:
     """An error that ends the command with status 1."""
     return click.ClickException(message)
+
+
+def has(module: str) -> bool:
+    """Whether a module of an extra is installed."""
+    return installed(module)
+
+
+def require_reports(what: str, module: str = "reportlab") -> None:
+    """Ends the command with status 1 where the extra is not installed."""
+    if not has(module):
+        raise fail(f"{what} needs the extra reports: pip install 'headgate[reports]'")
 
 
 def set_variables(values: dict[str, str | None]) -> None:

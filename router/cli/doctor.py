@@ -11,18 +11,24 @@ from pathlib import Path
 import click
 import msgspec
 from msgspec import Struct
-from sqlalchemy import text
 
 from adapters.backend import BackendContext, create_backend
 from adapters.errors import BackendError
-from config.settings import hide_password
+from config.schema import problem_of, read_state
+from config.settings import Settings, hide_password
 from policies.load import Policy, PolicyError, load_policy
 from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
-from router.launch import Launch, open_state, socket_path
+from router.launch import MIGRATIONS, Launch, open_state, socket_path
 from router.policy_in_force import known_price
 from router.telemetry import circuits
 
-EXTRAS = {"documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"), "local": ("torch", "transformers"), "postgres": ("asyncpg",)}
+EXTRAS = {
+    "documents": ("faiss-cpu", "sentence-transformers", "pypdfium2"),
+    "local": ("torch", "transformers"),
+    "postgres": ("asyncpg",),
+    "redis": ("redis",),
+    "reports": ("pyarrow", "reportlab"),
+}
 
 
 class Finding(Struct, frozen=True):
@@ -56,6 +62,7 @@ async def _examine(launch: Launch) -> list[Finding]:
     ]
     findings += _extras()
     findings.append(await asyncio.to_thread(_database, launch))
+    findings += await _redis(settings)
     findings += await _compute(launch)
     findings += await _backends(launch)
     return findings
@@ -84,12 +91,32 @@ def _database(launch: Launch) -> Finding:
     shown = hide_password(settings.database)
     database = open_state(settings)
     try:
-        database.read_blocking(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        state = database.read_blocking(lambda connection: read_state(connection, MIGRATIONS))
     except Exception as error:  # whatever keeps the database from answering is the finding
         return Finding("database", "problem", f"{shown} does not answer: {error}")
     finally:
         database.close()
-    return Finding("database", "ok", shown)
+    if state.standing in ("empty", "current"):
+        return Finding("database", "ok", f"{shown}, {'not made yet' if state.revision is None else f'schema revision {state.revision}'}")
+    return Finding("database", "note" if state.standing == "older" and settings.auto_migrate else "problem", f"{shown}: {problem_of(state)}")
+
+
+async def _redis(settings: Settings) -> list[Finding]:
+    """Whether the limits' Redis answers, where there is one."""
+    if settings.redis_url is None:
+        return []
+    from router.limits.redis import RedisTransport
+
+    transport = RedisTransport(settings.redis_url, "doctor")
+    shown = hide_password(settings.redis_url)
+    try:
+        async with asyncio.timeout(3):
+            await transport.ping()
+    except Exception as error:  # whatever keeps it from answering is the finding
+        return [Finding("redis", "problem", f"{shown} does not answer: {type(error).__name__}; meanwhile: limits_when_away: {settings.limits_when_away}")]
+    finally:
+        await transport.aclose()
+    return [Finding("redis", "ok", shown)]
 
 
 async def _compute(launch: Launch) -> list[Finding]:
@@ -131,7 +158,21 @@ async def _backends(launch: Launch) -> list[Finding]:
             reason = f"its circuit breaker is {running[name].replace('_', ' ')} in a worker of the server that runs here"
         findings.append(Finding(f"backend {name}", "ok" if well else "note", f"{configured.spec.kind} {backend.model}: {'ready' if well else reason}"))
         await backend.aclose()
-    return findings + await _embedders(policy, launch.environ())
+    return findings + await _embedders(policy, launch.environ()) + _alerts(policy, launch.environ())
+
+
+def _alerts(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
+    from router.alerts.sending import host_of, secret_problem
+
+    receivers = {"": policy.file.alerts, **{f" of {name}": tenant.alerts for name, tenant in policy.file.tenants.items()}}
+    findings = []
+    for name, alerts in receivers.items():
+        if alerts is not None:
+            problem = secret_problem(alerts, environ)
+            findings.append(
+                Finding(f"alerts{name}", "note" if problem else "ok", f"{host_of(alerts)}: {problem or 'a secret is set; try headgate alerts test'}")
+            )
+    return findings
 
 
 async def _embedders(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:

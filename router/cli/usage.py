@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
-import csv
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-import msgspec
 from sqlalchemy import Connection
 
+from adapters.cost import usd_float
 from router.audit.actors import command_line
 from router.audit.ledger_check import Finding, check_ledger
 from router.audit.log import Subject
 from router.audit.reading import as_of_now
 from router.cli.audit import audit_of
-from router.cli.common import config_option, json_option, moment, open_home, period_options, print_json, print_table, require_tenant
-from router.money import reports
+from router.cli.common import config_option, fail, json_option, moment, open_home, period_options, print_json, print_table, require_reports, require_tenant
+from router.money import chargeback, reports
+from router.storage.tables import Archived
 
 
 @click.command()
 @period_options
+@click.option("--by", help=f"What to group by, separated by commas: {', '.join(reports.GROUPINGS)} (default: {','.join(reports.DEFAULT_GROUPS)}).")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @config_option
 @json_option
-def usage(tenant: str | None, since: str | None, until: str | None, config: Path | None, as_json: bool) -> None:
-    """Tokens and cost by tenant, backend and model, and the budgets' counters."""
+def usage(tenant: str | None, since: str | None, until: str | None, by: str | None, form: str, config: Path | None, as_json: bool) -> None:
+    """Tokens, cost and the cost that routing avoided, and the budgets' counters."""
     start, end = moment(since), moment(until)
+    try:
+        groups = reports.grouping(by)
+    except reports.UnknownGroup as error:
+        raise click.BadParameter(str(error), param_hint="--by") from error
     with open_home(config) as (_, _, database):
         if tenant is not None:
             require_tenant(database, tenant)
-        lines = database.read_blocking(lambda connection: reports.usage(connection, tenant=tenant, since=start, until=end))
+        try:
+            lines = database.read_blocking(lambda connection: reports.usage(connection, tenant=tenant, since=start, until=end, by=groups))
+        except Archived as error:
+            raise fail(f"{error}; ask for whole days, or read the archive") from error
         counters = database.read_blocking(lambda connection: reports.budget_lines(connection, tenant))
-    if as_json:
-        print_json({"data": lines, "budgets": counters})
+    if as_json or form == "json":
+        print_json({"data": [line.shown() for line in lines], "budgets": counters})
+        return
+    if form == "csv":
+        click.echo(reports.usage_csv(groups, lines), nl=False)
         return
     print_table(
-        ["TENANT", "BACKEND", "MODEL", "REQUESTS", "INPUT", "OUTPUT", "USD", "ESTIMATED"],
+        [*(name.upper() for name in groups), "REQUESTS", "INPUT", "OUTPUT", "USD", "AVOIDED USD", "ESTIMATED"],
         [
-            [line.tenant, line.backend, line.model, line.requests, line.input_tokens, line.output_tokens, f"{line.cost_usd:.6f}", line.estimated]
+            [
+                *line.by.values(),
+                line.sums["requests"],
+                line.sums["input_tokens"],
+                line.sums["output_tokens"],
+                f"{usd_float(line.sums['cost']):.6f}",
+                f"{usd_float(line.avoided):.6f}",
+                line.sums["estimated"],
+            ]
             for line in lines
         ],
     )
@@ -45,8 +67,8 @@ def usage(tenant: str | None, since: str | None, until: str | None, config: Path
     if capped:
         click.echo()
         print_table(
-            ["TENANT", "PERIOD", "SPENT USD", "RESERVED USD", "CAP USD"],
-            [[line.tenant, line.period, f"{line.spent_usd:.6f}", f"{line.reserved_usd:.6f}", f"{line.cap_usd:.2f}"] for line in capped],
+            ["TENANT", "BUDGET OF", "PERIOD", "SPENT USD", "RESERVED USD", "CAP USD"],
+            [[line.tenant, line.scope, line.period, f"{line.spent_usd:.6f}", f"{line.reserved_usd:.6f}", f"{line.cap_usd:.2f}"] for line in capped],
         )
 
 
@@ -57,22 +79,43 @@ def ledger() -> None:
 
 @ledger.command("export")
 @period_options
-@click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
+@click.option("--format", "form", type=click.Choice(["jsonl", "csv", "parquet"]), default="jsonl", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file to write, whole or not at all (default: standard output).")
 @config_option
-def export(tenant: str | None, since: str | None, until: str | None, form: str, config: Path | None) -> None:
-    """Write the rows to standard output, oldest first; `cost` and `reserved` are in picodollars (1e-12 USD)."""
+def export(tenant: str | None, since: str | None, until: str | None, form: str, out: Path | None, config: Path | None) -> None:
+    """Write the rows, oldest first; `cost`, `list_cost` and `reserved` are in picodollars (1e-12 USD)."""
     start, end = moment(since), moment(until)
+    if form == "parquet":
+        if out is None:
+            raise click.UsageError("Parquet needs --out FILE")
+        require_reports("Parquet", "pyarrow")
 
     def write(connection: Connection) -> int:
-        table, number = csv.writer(sys.stdout), 0
-        for number, row in enumerate(reports.ledger_export(connection, tenant=tenant, since=start, until=end), 1):
-            if form == "jsonl":
-                click.echo(msgspec.json.encode(row).decode())
-                continue
-            if number == 1:
-                table.writerow(row)
-            table.writerow(row.values())
+        number = 0
+
+        def rows() -> Iterator[dict[str, Any]]:
+            nonlocal number
+            for row in reports.ledger_export(connection, tenant=tenant, since=start, until=end):
+                number += 1
+                yield row
+
+        write_to(rows())
         return number
+
+    def write_to(rows: Iterator[dict[str, Any]]) -> None:
+        if out is None:
+            (chargeback.write_csv if form == "csv" else chargeback.write_jsonl)(rows, sys.stdout)
+            return
+        part = out.with_name(f"{out.name}.part")
+        try:
+            if form == "parquet":
+                chargeback.write_parquet(rows, part)
+            else:
+                with part.open("w", encoding="utf-8", newline="") as file:
+                    (chargeback.write_csv if form == "csv" else chargeback.write_jsonl)(rows, file)
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
 
     with open_home(config) as (launch, settings, database):
         if tenant is not None:

@@ -1,4 +1,4 @@
-"""Administration: the policy's life, usage, backends. Tenants, teams, users and keys: `identity`."""
+"""Administration: the policy's life, alerts, backends. Tenants, teams, users and keys: `identity`; usage and the ledger: `usage`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from msgspec import Struct
 from config.yamlfile import Problem
 from policies.load import PolicyError, load_policy
 from router import policy_store
+from router.alerts import book as alert_book
+from router.alerts.shown import shown as shown_alert
 from router.audit.changes import recorded_policy
 from router.audit.log import Subject
 from router.backends import try_backends
 from router.embedding import candidates
 from router.http.context import HttpRequest, actor_of, gateway_of, own_tenant, principal_of
 from router.http.errors import ApiError, decode_body
-from router.money import reports
 from router.policy_in_force import known_price
 
 if TYPE_CHECKING:
@@ -140,30 +141,16 @@ def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:
     return shown
 
 
-# --- usage and backends ----------------------------------------------------------------------------------------------------------------------
+# --- alerts and backends ---------------------------------------------------------------------------------------------------------------------
 
 
-@get("/admin/usage", tags=["usage"], summary="Tokens and cost by tenant, backend and model")
-async def get_usage(
-    request: HttpRequest, tenant: FromQuery[str | None] = None, since: FromQuery[float | None] = None, until: FromQuery[float | None] = None
-) -> dict[str, Any]:
-    """Totals of the ledger over `[since, until)` (seconds since the epoch), and the budgets' counters. A tenant sees its own."""
-    gateway, principal = gateway_of(request), principal_of(request)
-    scope = own_tenant(principal, tenant)
-    lines = await gateway.database.read(lambda connection: reports.usage(connection, tenant=scope, since=since, until=until))
-    counters = await gateway.database.read(lambda connection: reports.budget_lines(connection, scope))
-    return {"data": lines, "budgets": counters}
-
-
-@get("/admin/ledger", tags=["usage"], summary="The ledger's newest rows")
-async def get_ledger(
-    request: HttpRequest, tenant: FromQuery[str | None] = None, request_id: FromQuery[str | None] = None, limit: FromQuery[int] = 100
-) -> dict[str, Any]:
+@get("/admin/alerts", tags=["usage"], summary="The newest alerts on budgets, and whether they were delivered")
+async def get_alerts(request: HttpRequest, tenant: FromQuery[str | None] = None, limit: FromQuery[int] = 100) -> dict[str, Any]:
+    """What receivers are told, or could not be told yet. A tenant sees its own."""
     gateway, principal = gateway_of(request), principal_of(request)
     scope, rows = own_tenant(principal, tenant), max(1, min(limit, 1000))
-    found = await gateway.database.read(lambda connection: reports.ledger_rows(connection, tenant=scope, request_id=request_id, limit=rows))
-    await gateway.audit.note(actor_of(request), "ledger.read", Subject("ledger", request_id or "", scope or "", {"rows": len(found)}))
-    return {"data": found}
+    found = await gateway.database.read(lambda connection: alert_book.listed(connection, scope, rows))
+    return {"data": [shown_alert(alert) for alert in found]}
 
 
 @get("/admin/backends", tags=["operations"], summary="What is configured, and whether it is ready")
@@ -205,7 +192,6 @@ handlers = (
     validate_policy,
     policy_versions,
     rollback_policy,
-    get_usage,
-    get_ledger,
+    get_alerts,
     get_backends,
 )

@@ -16,6 +16,7 @@ from adapters.collect import Collector
 from adapters.errors import BackendError
 from adapters.types import Event
 from router.http.errors import FAILED, ApiError, ErrorDetail
+from router.http.limiting import limit_headers
 from router.http.memory import Memory
 from router.http.once import Ended, answer
 from router.http.sending import EventSender, send_whole
@@ -69,6 +70,7 @@ class AnswerResponse:
         self._id = request_id
         self._dialect = dialect
         self._memory = memory
+        self._exchange: Exchange | None = None
 
     @property
     def heartbeat(self) -> bytes:
@@ -93,7 +95,7 @@ class AnswerResponse:
                 log.exception("request_failed", request_id=self._id)
                 await self.refuse(FAILED, send)
                 return Ended(False, FAILED.detail, FAILED.status)
-        exchange = Exchange(self._gateway, self._principal, self._call, self._id)
+        exchange = self._exchange = Exchange(self._gateway, self._principal, self._call, self._id)
         self._gateway.metrics.active(1)
         ended: Ended | None = None
         try:
@@ -129,17 +131,21 @@ class AnswerResponse:
     async def refuse(self, error: ApiError, send: Send, exchange: Exchange | None = None) -> ApiError:
         """`exchange` is the request where something was tried for it: then the body says what, and what it cost."""
         self._gateway.metrics.refused(error.code)
-        extra = [(name.encode(), header_value(value)) for name, value in error.headers.items()]
+        extra = [(name.encode(), header_value(value)) for name, value in error.headers.items()] + self._limit_headers()
         body = self.refusal(error.detail, error.status)
         if exchange is not None and exchange.decision is not None:
             body = with_headgate(body, exchange.headgate())
         await send_whole(send, error.status, body, extra)
         return error
 
+    def _limit_headers(self) -> list[tuple[bytes, bytes]]:
+        standings = None if self._exchange is None else self._exchange.standings
+        return [] if standings is None else limit_headers(standings, anthropic=self._dialect.name == "anthropic.messages")
+
     async def _whole(self, exchange: Exchange, send: Send) -> None:
         collector = Collector()
         async with self._gateway.interruptible():
-            await exchange.prepare()
+            await exchange.prepare(limited=True)
             async with aclosing(exchange.events()) as events:
                 async for event in events:
                     collector.add(event)
@@ -161,7 +167,7 @@ class AnswerResponse:
         failure: ApiError | None = None
         try:
             async with self._gateway.interruptible():
-                await exchange.prepare()
+                await exchange.prepare(limited=True)
                 async with aclosing(exchange.events()) as events:
                     async for event in events:
                         if encoder is None:
@@ -212,7 +218,7 @@ class AnswerResponse:
         return encoder.failure(error.detail, error.status, exchange.headgate() if exchange.decision else None)
 
     def _decision_headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-headgate-policy", header_value(str(exchange.active.version)))]
+        headers = [(b"x-headgate-policy", header_value(str(exchange.active.version))), *self._limit_headers()]
         if exchange.overhead_s is not None:  # a response that opens before the first event does not know it yet
             self._gateway.metrics.overhead(exchange.overhead_s)
             headers.append((b"x-headgate-overhead-ms", f"{exchange.overhead_s * 1000:.1f}".encode()))

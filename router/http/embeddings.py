@@ -15,6 +15,7 @@ from router.embedding import EmbeddingCall, EmbeddingExchange
 from router.http.answering import backend_failure, header_value
 from router.http.context import HttpRequest, gateway_of, principal_of, request_id_of
 from router.http.errors import ApiError, ErrorBody, ErrorDetail
+from router.http.limiting import limit_headers
 from router.http.once import Ended, answer
 from router.http.sending import send_whole
 from router.moderating import Moderation
@@ -59,7 +60,7 @@ class EmbeddingsResponse:
         finally:
             self._gateway.metrics.active(-1)
             self._log(exchange)
-        await self.refuse(failure, send)
+        await self._refuse(failure, send, limit_headers(exchange.standings))
         return Ended(exchange.cost > 0, failure.detail, failure.status)
 
     def refusal(self, error: ErrorDetail, status: int) -> bytes:
@@ -69,8 +70,11 @@ class EmbeddingsResponse:
         return self.refusal(error, status)
 
     async def refuse(self, error: ApiError, send: Send) -> None:
+        await self._refuse(error, send, [])
+
+    async def _refuse(self, error: ApiError, send: Send, limits: list[tuple[bytes, bytes]]) -> None:
         self._gateway.metrics.refused(error.code)
-        await send_whole(send, error.status, error.body(), [(name.encode(), header_value(value)) for name, value in error.headers.items()])
+        await send_whole(send, error.status, error.body(), [*((name.encode(), header_value(value)) for name, value in error.headers.items()), *limits])
 
     def _headers(self, exchange: EmbeddingExchange) -> list[tuple[bytes, bytes]]:
         headers = [
@@ -78,6 +82,7 @@ class EmbeddingsResponse:
             (b"x-headgate-backend", header_value(exchange.name)),
             (b"x-headgate-model", header_value(exchange.record.model or exchange.name)),
         ]
+        headers += limit_headers(exchange.standings)
         if exchange.record.ignored:
             headers.append((b"x-headgate-ignored", header_value(",".join(exchange.record.ignored))))
         return headers

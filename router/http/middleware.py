@@ -1,4 +1,4 @@
-"""Who is asking: the request id and the API key, before any route runs."""
+"""Who is asking: the request id and the principal, before any route runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.http.access import is_open
 from router.http.errors import ApiError
-from router.http.peer import client_address
+from router.http.limiting import refused_at_the_door
 from router.ids import fresh_id
 from router.wire.anthropic_errors import speaks_anthropic
 
@@ -46,33 +46,15 @@ class RequestId(ASGIMiddleware):
 
 
 class Authenticate(ASGIMiddleware):
-    """Puts the key's principal into the request's state. Raises `ApiError` 401 for no key and for a bad one.
-
-    A key that is used from outside its networks is refused in the words of an unknown one: whoever found it does not learn that it is good elsewhere.
-    """
+    """Puts the principal into the request's state. What is refused, and how, says `router.credentials.door`."""
 
     scopes = (ScopeType.HTTP,)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         if not is_open(scope):
             gateway: Gateway = scope["litestar_app"].state.gateway
-            key = presented_key(scope)
-            if key is None:
-                raise ApiError(401, "missing_api_key", "No API key: send 'Authorization: Bearer hg-...' or 'x-api-key: hg-...'.")
-            principal = await gateway.auth.principal(key, lambda: client_address(scope, gateway.trusted_proxies))
-            if principal is None:
-                raise ApiError(401, "invalid_api_key", "This API key is unknown, expired, revoked or not for use here. Ask your administrator for another.")
-            scope["state"]["principal"] = principal
+            try:
+                scope["state"]["principal"] = await gateway.door.admit(scope)
+            except ApiError as error:
+                raise await refused_at_the_door(gateway, scope, error) from error
         await next_app(scope, receive, send)
-
-
-def presented_key(scope: Scope) -> str | None:
-    """The key as sent, from either header."""
-    for name, value in scope["headers"]:
-        if name == b"x-api-key":
-            return value.decode("latin-1").strip() or None
-        if name == b"authorization":
-            scheme, _, token = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer" and token.strip():
-                return token.strip()
-    return None

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from litestar import Response, post
+from msgspec.structs import replace
 
+from policies.access import Principal
 from policies.moderation import RuleSet
 from policies.moderation.rules import DENY_LIST, RULES
 from policies.overlay import compiled
 from policies.schema import Moderation
+from router.gateway import Gateway
 from router.http.context import HttpRequest, gateway_of, principal_of, request_id_of
 from router.http.errors import ApiError
+from router.http.limiting import text_headers
+from router.limits.refusals import Limited, Standings
 from router.policy_in_force import ActivePolicy
 from router.wire.openai_moderations import decode_moderations, encode_moderations, judge
 
@@ -28,9 +33,22 @@ async def create_moderation(request: HttpRequest) -> Response[bytes]:
     limit = active.policy.file.input.max_characters
     if given.characters > limit:
         raise ApiError(400, "context_length_exceeded", f"input: {given.characters} characters; at most {limit} are accepted.", param="input")
+    standings = await _admit(gateway, active, principal)
     rules = every_rule(active, principal.tenant) if given.every_rule else active.policy.moderation_rules(principal.tenant)
     found = judge(rules, given) if given.characters <= QUICK else await asyncio.to_thread(judge, rules, given)
-    return Response(encode_moderations(request_id_of(request), rules, given, found), media_type="application/json")
+    return Response(encode_moderations(request_id_of(request), rules, given, found), media_type="application/json", headers=text_headers(standings))
+
+
+async def _admit(gateway: Gateway, active: ActivePolicy, principal: Principal) -> Standings | None:
+    """Count a request, which has no tokens and runs for a moment. Raises `ApiError`."""
+    scopes = gateway.limits.scopes(active.policy.file, active.policy.tenant(principal.tenant), principal)
+    if not scopes.requests:
+        return None
+    try:
+        return (await gateway.limits.admit(replace(scopes, tokens=(), slots=(), models={}), principal, 0)).standings
+    except Limited as error:
+        error.headers.update(text_headers(error.standings))
+        raise
 
 
 def every_rule(active: ActivePolicy, tenant: str) -> RuleSet:

@@ -20,6 +20,7 @@ from policies.access import Scopes, scopes_of
 from router.gateway import SHUTTING_DOWN
 from router.http.connected import while_connected
 from router.http.errors import FAILED, ApiError, ErrorDetail
+from router.http.limiting import PREFIXES
 from router.http.sending import EventSender
 from router.kept.idempotency import Claim, KeptAnswer, Keyed, Mine, Mismatch, Running, keyed
 from router.money.insisting import insist
@@ -263,7 +264,8 @@ class _Recorder:
         """The answer as it is kept. One that is too large leaves a refusal behind: a retry must not be billed again."""
         self._pack(self._packer.flush())
         if self._size <= LARGEST_ANSWER:
-            return KeptAnswer(self._status, self._headers, b"".join(self._packed), ended.error)
+            lasting = tuple(header for header in self._headers if not header[0].startswith(PREFIXES))  # how limits stood is not how they stand
+            return KeptAnswer(self._status, lasting, b"".join(self._packed), ended.error)
         error = ApiError(422, "idempotent_answer_too_large", "This request was answered, and its answer was too large to be kept for a retry. Send a new key.")
         body = self._answering.refusal(error.detail, error.status)
         headers = ((b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()))

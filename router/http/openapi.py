@@ -32,6 +32,7 @@ from router.wire.openai_responses import ResponsesBody
 JSON = "application/json"
 REFERENCE = "#/components/schemas/{name}"
 POLICY_TEXT: JsonObject = {"content": {"application/yaml": {"schema": {"type": "string", "description": "A policy, as in docs/policy.md"}}}, "required": True}
+USAGE_EXPORT: JsonObject = {"content": {"text/csv": {"schema": {"type": "string", "description": "Columns as in docs/accounting.md"}}}, "required": True}
 UPLOAD: JsonObject = {
     "content": {
         "multipart/form-data": {
@@ -72,6 +73,7 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("put", "/admin/policy"): POLICY_TEXT,
     ("post", "/admin/policy/validate"): POLICY_TEXT,
     ("post", "/admin/policy/rollback"): Rollback,
+    ("post", "/admin/ledger/reconcile"): USAGE_EXPORT,
 }
 """The bodies of the routes that decode them themselves: a struct, or a whole `requestBody` object."""
 

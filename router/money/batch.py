@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from calendar import monthrange
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -25,10 +25,12 @@ from router.money.books import (
     INSERT_LEDGER,
     INSERT_RESERVATION,
     BudgetExceeded,
+    Short,
     difference,
     ledger_row,
     reservation_row,
 )
+from router.money.rollup import roll_up
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Counter, Settlement
 from router.tables import UNCAPPED, ledger, reservations
 
@@ -177,7 +179,8 @@ class _Batch:
             fits = min(fits, self._caps[counter] - self._left[counter])
         granted = plan.clamped(fits) if plan.amount else plan  # what costs nothing is never over a budget
         if granted is None:
-            return BudgetExceeded(booking.tenant, plan.amount)
+            short = (Short(counter, self._caps[counter], self._left[counter]) for counter in counters)
+            return BudgetExceeded(booking.tenant, plan.amount, tuple(each for each in short if each.cap - each.taken < plan.least_amount))
         self._move(tuple(counters), reserved=granted.amount)
         self._made.append(reservation_row(msgspec.structs.replace(booking, plan=granted), self._worker))
         return granted
@@ -198,19 +201,8 @@ class _Batch:
             INSERT_LEDGER.run(connection, self._rows)
         for booking, row in self._late:
             self._correct(booking, row)
-        moved = [
-            {
-                "t": counter.tenant,
-                "s": counter.scope,
-                "p": counter.period,
-                "spent": spent,
-                "reserved": self._reserved[counter],
-                "now": self._caps.get(counter),
-            }
-            for counter, spent in sorted(self._spent.items())
-        ]
-        if moved:
-            _MOVE.run(connection, moved)
+        move_counters(connection, {counter: (spent, self._reserved[counter]) for counter, spent in self._spent.items()}, self._caps)
+        roll_up(connection, self._rows)
 
     def _correct(self, booking: Booking, row: dict[str, object]) -> None:
         """The attempt was recovered meanwhile (its worker had been given up): book the difference to what the recovery assumed."""
@@ -221,9 +213,23 @@ class _Batch:
         assert isinstance(cost, int)
         self._move(tuple(booking.counters(booking.plan)), spent=cost)
         INSERT_LEDGER.run(self._connection, correction)
+        self._rows.append(correction)
 
 
 _CLOSE = Prepared(delete(reservations).where(reservations.c.request_id == bindparam("id"), reservations.c.purpose == bindparam("lane")))
+
+
+def move_counters(connection: Connection, moved: Mapping[Counter, tuple[int, int]], caps: Mapping[Counter, int]) -> None:
+    """Move what is spent and what is set aside, in the order in which counters are locked; caps are told where they are known. Those not there stay away."""
+    lines = [
+        {"t": counter.tenant, "s": counter.scope, "p": counter.period, "spent": spent, "reserved": reserved, "now": caps.get(counter)}
+        for counter, (spent, reserved) in sorted(moved.items())
+        if spent or reserved or counter in caps
+    ]
+    if lines:
+        _MOVE.run(connection, lines)
+
+
 _MOVE = Prepared(
     text(
         "UPDATE budgets SET spent = spent + CAST(:spent AS bigint), reserved = reserved + CAST(:reserved AS bigint), cap = coalesce(CAST(:now AS bigint), cap) "
@@ -314,9 +320,7 @@ _MAKE = Prepared(
 
 def _spent_before(connection: Connection, counter: Counter) -> int:
     kind, _, name = counter.scope.partition(":")
-    who = {"key": ledger.c.key_id == name, "model": or_(ledger.c.backend == name, ledger.c.model == name)}.get(kind)
-    if who is None:  # a row does not say which team it was of: its budget counts from now on
-        return 0
+    who = {"key": ledger.c.key_id == name, "team": ledger.c.team == name, "model": or_(ledger.c.backend == name, ledger.c.model == name)}[kind]
     start, end = _bounds(counter.period)
     when = (ledger.c.started_at >= start, ledger.c.started_at < end)
     return int(connection.execute(select(func.coalesce(func.sum(ledger.c.cost), 0)).where(ledger.c.tenant == counter.tenant, who, *when)).scalar_one())

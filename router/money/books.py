@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, insert, select
@@ -10,20 +13,33 @@ from sqlalchemy import Connection, insert, select
 from config.database import Prepared
 from config.prices import Price
 from router.ids import fresh_id
-from router.money.settlement import LARGEST_COUNT, Booking, Settlement
+from router.money.rollup import roll_up
+from router.money.settlement import LARGEST_COUNT, Booking, Counter, Settlement, list_cost
 from router.tables import ledger, reservations
 
 LONGEST_NAME = 1_000
 """Characters of a provider's name in a ledger row; whatever a provider says beyond that is cut off."""
 
 
-class BudgetExceeded(Exception):
-    """The tenant's budget does not allow this attempt. `period` is `day:…` or `month:…`."""
+_LARGEST_NUMBER = 2**62
 
-    def __init__(self, tenant: str, amount: int) -> None:
+
+class Short(NamedTuple):
+    """A counter that did not hold what an attempt needs: its cap, and what was spent and set aside, in picodollars."""
+
+    counter: Counter
+    cap: int
+    taken: int
+
+
+class BudgetExceeded(Exception):
+    """The tenant's budget does not allow this attempt. `short` are the counters for which it does not; none where a bound of the request's own did not."""
+
+    def __init__(self, tenant: str, amount: int, short: tuple[Short, ...] = ()) -> None:
         super().__init__(f"the budget of tenant {tenant!r} does not allow this request")
         self.tenant = tenant
         self.amount = amount
+        self.short = short
 
 
 INSERT_LEDGER = Prepared(insert(ledger))
@@ -41,6 +57,8 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
         "purpose": plan.purpose,
         "entry": entry,
         "tenant": booking.tenant,
+        "team": booking.team,
+        "user_id": booking.user,
         "key_id": booking.key_id,
         "backend": _text(plan.backend),
         "provider": _text(plan.provider),
@@ -54,16 +72,29 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
         "cache_read_input_tokens": _count(usage.cache_read_input_tokens),
         "cache_creation_input_tokens": _count(usage.cache_creation_input_tokens),
         "reasoning_output_tokens": _count(usage.reasoning_output_tokens),
-        "delivered_characters": _count(settlement.delivered_characters),
-        "cost": _count(settlement.cost),
-        "reserved": _count(plan.amount),
+        "audio_input_tokens": _count(usage.audio_input_tokens),
+        "audio_output_tokens": _count(usage.audio_output_tokens),
+        "audio_cache_read_input_tokens": _count(usage.audio_cache_read_input_tokens),
+        "delivered_characters": _number(settlement.delivered_characters),
+        "cost": _number(settlement.cost),
+        "list_cost": _number(list_cost(plan, settlement)),
+        "reserved": _number(plan.amount),
         "price": _price(plan.price),
+        "price_version": plan.price_version,
         "rule": _text(plan.rule),
         "policy_version": booking.policy_version,
         "started_at": plan.started_at,
         "ended_at": settlement.ended_at,
         "billed_ms": settlement.milliseconds,
+        "booked_at": time.time(),
     }
+
+
+def write_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Book rows in the ledger, and add them to its sums. Last in its transaction, after the counters: all works take their locks in that order."""
+    if rows:
+        INSERT_LEDGER.run(connection, rows)
+        roll_up(connection, rows)
 
 
 def _text(value: str) -> str:
@@ -71,9 +102,14 @@ def _text(value: str) -> str:
     return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
 
 
-def _count(value: int) -> int:
+def _count(tokens: int) -> int:
+    """Tokens of which sums of many rows fit into 64 bits, too."""
+    return tokens if tokens <= LARGEST_COUNT else LARGEST_COUNT
+
+
+def _number(value: int) -> int:
     """A number that fits into 64 bits."""
-    return value if -LARGEST_COUNT <= value <= LARGEST_COUNT else max(-LARGEST_COUNT, min(value, LARGEST_COUNT))
+    return value if -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER else max(-_LARGEST_NUMBER, min(value, _LARGEST_NUMBER))
 
 
 @lru_cache(maxsize=1024)
@@ -109,9 +145,13 @@ _ADDITIVE = (
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
     "reasoning_output_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "audio_cache_read_input_tokens",
     "delivered_characters",
     "cost",
     "billed_ms",
+    "list_cost",
 )
 
 
@@ -121,10 +161,10 @@ def difference(connection: Connection, booking: Booking, row: dict[str, object])
     booked = connection.execute(select(ledger).where(*same)).mappings().all()
     if any(entry["entry"] in ("settlement", "correction") for entry in booked):
         return None
-    apart = {column: _number(row[column]) - sum(_number(entry[column]) for entry in booked) for column in _ADDITIVE}
+    apart = {column: _whole(row[column]) - sum(_whole(entry[column]) for entry in booked) for column in _ADDITIVE}
     return {**row, **apart, "entry": "correction", "reserved": 0}
 
 
-def _number(value: object) -> int:
+def _whole(value: object) -> int:
     assert isinstance(value, int)
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -17,8 +18,8 @@ from config.prices import Price
 LARGEST_AMOUNT = 10**17
 """Picodollars (100,000 USD): an attempt that could cost more is refused, so that no sum of the books leaves 64 bits."""
 
-LARGEST_COUNT = 2**62
-"""What a number in a ledger row holds at most; whatever a provider says beyond that is cut off."""
+LARGEST_COUNT = 10**12
+"""Tokens in a ledger row at most; whatever a provider says beyond that is cut off, so that no sum of them leaves 64 bits."""
 
 Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
@@ -82,7 +83,8 @@ class AttemptPlan(Struct, frozen=True):
     """What an attempt may cost at most, known before the call. A booking's attempts share their purpose. `amount` is in picodollars, the bounds in tokens.
 
     Where a budget does not hold `amount`, an attempt that is content with less output says with `least_output` how many tokens of each of its
-    `choices` it needs at least; 0 is all or nothing.
+    `choices` it needs at least; 0 is all or nothing. `price_version` says where the price is from. `list_price` is that of the dearest backend that
+    the request could have gone to, where that is another one: what the answer's list cost is reckoned by.
     """
 
     backend: str
@@ -100,6 +102,9 @@ class AttemptPlan(Struct, frozen=True):
     spoken: bool = False
     milliseconds: int = 0
     """The longest that the attempt may run, where its time has a price."""
+
+    price_version: str = ""
+    list_price: Price | None = None
 
     @property
     def least_amount(self) -> int:
@@ -211,6 +216,26 @@ def _ran(record: AttemptRecord, plan: AttemptPlan) -> int:
     """The milliseconds that an attempt ran, never more than were reserved for."""
     ended = record.ended_at or time.time()
     return min(max(0, math.ceil(1000 * (ended - (record.started_at or ended)))), plan.milliseconds)
+
+
+def dearest(plan: AttemptPlan, prices: Iterable[Price]) -> Price | None:
+    """Of these prices the one at which the plan could cost the most, if that is more than at its own."""
+    most, found = upper_bound(plan.input_bound, plan.output_bound, plan.price), None
+    for price in prices:
+        bound = upper_bound(plan.input_bound, plan.output_bound, price)
+        if bound > most:
+            most, found = bound, price
+    return found
+
+
+def list_cost(plan: AttemptPlan, settlement: Settlement) -> int:
+    """What the answer would have cost at the dearest backend the request could have gone to, in picodollars; never less than it did cost.
+
+    Routing avoids cost only where it brought an answer: of whatever failed, and of what is no answer, it is the cost.
+    """
+    if plan.list_price is None or plan.purpose != "answer" or settlement.outcome not in ("ok", "blocked"):
+        return settlement.cost
+    return max(settlement.cost, min(cost(settlement.usage, plan.list_price), LARGEST_AMOUNT))
 
 
 def unmeasured(booking: Booking, settlement: Settlement) -> Settlement:

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from adapters.backend import DataClass
 from adapters.types import GenerateRequest
+from policies.schema import Priority
 
 
 class Hints(Struct, frozen=True, forbid_unknown_fields=True):
@@ -18,6 +19,7 @@ class Hints(Struct, frozen=True, forbid_unknown_fields=True):
     cache: Literal["bypass"] | None = None
     explain: bool = False
     seed: int | None = None
+    priority: Priority | None = None
 
 
 class Call(Struct, frozen=True):

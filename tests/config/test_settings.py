@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.secretfile import Secret, admin_key, load_secret, weakness
+from config.secretfile import Secret, admin_key, load_secret
 from config.settings import Settings, SettingsError, import_plugins, load_env, load_settings
+from config.weakness import weakness
 from config.yamlfile import YamlError
 
 
@@ -36,6 +37,10 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_WORKERS": "2",
         "HEADGATE_DATABASE_URL": "sqlite:////tmp/x.db",
         "HEADGATE_DURABILITY": "full",
+        "HEADGATE_REDIS_URL": "redis://cache.internal:6379/0",
+        "HEADGATE_LIMITS_WHEN_AWAY": "refuse",
+        "HEADGATE_AUTO_MIGRATE": "true",
+        "HEADGATE_LEDGER_MONTHS": "18",
         "HEADGATE_PLUGINS": "a.py, package.module",
         "HEADGATE_EMBEDDER_MODEL": "123",
         "HEADGATE_ALLOW_PRIVATE_BACKENDS": "yes",
@@ -49,6 +54,7 @@ def test_every_field_can_be_set_by_a_variable_of_its_name() -> None:
         "HEADGATE_RETENTION_S": "8.5",
         "HEADGATE_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
         "HEADGATE_DECISIONS_DAYS": "9",
+        "HEADGATE_AUTH_FAILURES_PER_MINUTE": "9",
     }
     values = load_env(environ)
     assert set(values) == set(Settings.__struct_fields__)
@@ -123,6 +129,18 @@ def test_a_plugin_that_fails_raises_its_own_error_every_time(tmp_path: Path) -> 
             import_plugins([str(tmp_path / "broken.py")])
 
 
+def test_no_repr_shows_the_password_of_redis() -> None:
+    settings = load_settings({"REDIS_URL": "redis://user:hunter22@cache.internal:6379/0"})
+    assert settings.redis_url == "redis://user:hunter22@cache.internal:6379/0"
+    assert "hunter22" not in repr(settings)
+    assert "redis://user:***@cache.internal" in repr(settings)
+
+
+def test_a_redis_url_of_another_kind_is_refused_by_the_variable_that_gave_it() -> None:
+    with pytest.raises(SettingsError, match=r"^REDIS_URL: 'http' is not supported; use redis://"):
+        load_settings({"REDIS_URL": "http://cache.internal"})
+
+
 @pytest.mark.parametrize(
     "url", ["postgresql://user:hunter22@host/db", "postgresql://user:hunter22:x@host/db", "postgresql://host/db?user=u&password=hunter22&a=b"]
 )
@@ -167,6 +185,14 @@ def test_a_weak_admin_key_is_refused_without_repeating_it(value: str) -> None:
 def test_a_random_key_of_thirty_two_hex_digits_is_never_refused(value: bytes) -> None:
     digits = __import__("hashlib").sha256(value).hexdigest()[:32]
     assert weakness(digits) is None
+
+
+@pytest.mark.parametrize("networks", ["10.0.0.0/33", "proxy.internal", "10.0.0.1/8"])
+def test_a_trusted_proxy_that_is_no_range_is_refused_wherever_it_is_given(networks: str) -> None:
+    with pytest.raises(SettingsError, match="HEADGATE_TRUSTED_PROXIES"):
+        load_settings({"HEADGATE_TRUSTED_PROXIES": networks})
+    with pytest.raises(SettingsError, match=r"settings\.trusted_proxies: .*10\.0\.0\.0/8"):
+        load_settings({}, f"version: 1\nsettings: {{trusted_proxies: ['{networks}']}}\n")
 
 
 def test_no_admin_key_is_no_error() -> None:

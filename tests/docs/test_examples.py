@@ -29,6 +29,7 @@ PROGRAMS = {path.name: "\n".join(found) for path in PAGES if (found := blocks(pa
 """The Python of a page is one program: later blocks use what earlier ones made."""
 
 PRINTED = {
+    "accounting.md": ["{'type': 'test'}"],
     "api.md": [
         "Hello from a model. demo ",
         "Hello from a model.Hello from a model.",

@@ -20,7 +20,7 @@ from adapters.backend import BackendSpec, RemoteSpec, kind_named, kinds
 from adapters.embedders import EmbedderSpec
 from adapters.errors import ERRORS
 from config.settings import Settings
-from policies import schema
+from policies import federation, schema
 from policies.access import PLATFORM_MATRIX, ROUTE_GROUPS, TENANT_MATRIX
 from policies.access_matrix import ACCESS
 from policies.decide import STATUS
@@ -110,10 +110,19 @@ STRUCTS = {
     "Input": schema.InputLimits,
     "Grounding": schema.Grounding,
     "History": schema.History,
+    "Alerts": schema.Alerts,
+    "Tenant alerts": schema.TenantAlerts,
     "Tenant": schema.Tenant,
     "Tenant budget": schema.TenantBudget,
     "Budget": schema.Budget,
     "Prompts": schema.Prompts,
+    "Limits": schema.Limits,
+    "Default limits": schema.DefaultLimits,
+    "Model limits": schema.ModelLimits,
+    "Key limits": schema.KeyLimits,
+    "Team limits": schema.TeamLimits,
+    "Queue": schema.Queue,
+    "Address limits": schema.IpLimits,
     "Case": schema.Case,
     "Given": schema.Given,
     "Expect": schema.Expect,
@@ -127,6 +136,13 @@ def test_every_key_of_the_policy_is_documented_with_its_default(section: str) ->
 
 def test_every_key_of_an_embedder_is_documented() -> None:
     check_fields(table(page("backends.md"), "Embedders"), list(msgspec.structs.fields(EmbedderSpec)))
+
+
+@pytest.mark.parametrize(
+    ("section", "struct"), [("Issuers", federation.Issuer), ("Client certificates", federation.Certificates), ("Client", federation.ClientCertificate)]
+)
+def test_every_key_of_the_identity_block_is_documented_with_its_default(section: str, struct: type[Struct]) -> None:
+    check_fields(table(page("tokens.md"), section), list(msgspec.structs.fields(struct)))
 
 
 def test_every_table_of_the_policy_has_a_section() -> None:
@@ -209,7 +225,9 @@ def codes() -> dict[str, set[int]]:
             named = {each.targets[0].id: each.value.value for each in tree.body if isinstance(each, ast.Assign) and _is_text(each)}  # type: ignore[attr-defined]
             for node in ast.walk(tree):
                 match node:
-                    case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]):
+                    case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]) | ast.Call(
+                        ast.Attribute(ast.Call(ast.Name("super")), "__init__"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]
+                    ):
                         found[code].add(status)
                     case ast.Call(ast.Name("ApiError" | "Refusal"), [ast.Constant(int(status)), ast.Name(name), *_]) if name in named:
                         found[named[name]].add(status)

@@ -102,7 +102,7 @@ rules:
   - {name: one, use: [c]}
 default: extractve
 cascade: {on: [a]}
-tenants: {acme: {on_budget_end: bb, limits: {rpm: 3}}}
+tenants: {acme: {on_budget_end: bb, limits: {rmp: 3}}}
 """
     assert errors(load, text) == [
         "policy.yaml:3:13: backends.a.kind: unknown kind 'opnai'; did you mean 'openai'?",
@@ -110,7 +110,7 @@ tenants: {acme: {on_budget_end: bb, limits: {rpm: 3}}}
         "policy.yaml:6:23: rules[0].use[0]: there is no backend 'c'; there are a, b, extractive",
         "policy.yaml:7:10: default: there is no backend 'extractve'; did you mean 'extractive'?",
         "policy.yaml:8:1: cascade: 'cascade' is not supported yet",
-        "policy.yaml:9:37: tenants.acme.limits: 'limits' is not supported yet",
+        "policy.yaml:9:46: tenants.acme.limits.rmp: unknown key 'rmp'; did you mean 'rpm'?",
     ]
 
 

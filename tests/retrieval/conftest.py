@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from adapters.embedding import SentenceEmbedder
-from config.database import Database, migrate, open_database
+from config.database import Database, open_database
+from config.schema import migrate
 from retrieval.blobs import FolderBlobs
 from retrieval.ingest import Ingestor
 from retrieval.search import Searcher

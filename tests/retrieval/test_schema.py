@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, inspect
 
-from config.database import Database, migrate
+from config.database import Database
+from config.schema import migrate
 from retrieval.tables import metadata
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -198,12 +198,17 @@ CASES: dict[Endpoint, tuple[Case, ...]] = {
     ("DELETE", "/admin/keys/{key_id}"): (Case(("key",)),),
     ("POST", "/admin/keys/{key_id}/rotate"): (body("key", overlap_s=60),),
     ("GET", "/admin/usage"): LISTED,
+    ("GET", "/admin/alerts"): LISTED,
     ("GET", "/admin/ledger"): LISTED,
     ("GET", "/admin/audit"): LISTED,
     ("GET", "/admin/audit/verify"): PLAIN,
     ("GET", "/admin/decisions/{request_id}"): (Case(("request",)),),
     ("GET", "/admin/prompts/{request_id}"): (Case(("request",)),),
     ("DELETE", "/admin/prompts/{request_id}"): (Case(("request",)),),
+    ("GET", "/admin/statements/{tenant}/{month}"): (Case(("tenant",)),),
+    ("POST", "/admin/ledger/reconcile"): (  # nothing was booked of any provider: who may gets as far as that
+        Case(send=lambda ids: Sent(query="?provider=openai", data="provider_request_id,input_tokens,output_tokens\nx,1,1\n"), done=404),
+    ),
     ("GET", "/admin/backends"): PLAIN,
 }
 """How each endpoint is asked."""
@@ -288,6 +293,8 @@ class World:
             user_id=ids["user"],
             key_id=ids["key"],
             request_id=ids["request"],
+            tenant=ids["tenant"],
+            month="2026-11",
         )
         sent = case.send(ids)
         headers = {**sent.headers, **({} if key is None else {"authorization": f"Bearer {key}"})}

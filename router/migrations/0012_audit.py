@@ -5,8 +5,8 @@ from alembic import op
 
 from router.audit.triggers import allow_changes, refuse_changes
 
-revision = "0008_audit"
-down_revision = "0007_identity"
+revision = "0012_audit"
+down_revision = "0011_limits"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,46 @@
+"""What is on record of somebody who comes with a token or certificate instead of one of our keys."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+from sqlalchemy import Connection, or_, select
+
+from policies.access import TENANT_ROLES, Principal, TenantRole, lesser
+from router.identity.tables import teams, tenants, users
+
+
+def on_record(connection: Connection, principal: Principal) -> Principal | str:
+    """The principal with the id, team and role of the user whose `subject` it has, where there is one; else why it may not come in.
+
+    A user's role bounds what a token gives, as it bounds a key. A team that a token names, by name or id, counts where the tenant has it; one
+    that is on record for the user goes before it.
+    """
+    if connection.execute(select(tenants.c.name).where(tenants.c.name == principal.tenant)).first() is None:
+        return "there is no such tenant"
+    named = principal.team
+    if principal.subject:
+        user = connection.execute(select(users).where(users.c.tenant == principal.tenant, users.c.subject == principal.subject)).mappings().first()
+        if user is not None:
+            if user["disabled_at"] is not None or user["erased_at"] is not None:
+                return "the user is disabled"
+            assert principal.role in TENANT_ROLES, "a platform principal is not looked up here"
+            role = lesser(_tenant_role(user["role"]), _tenant_role(principal.role))
+            if role is None:
+                return "neither the user's role nor the token's covers the other"
+            principal = msgspec.structs.replace(principal, user=user["id"], role=role)
+            named = user["team"] or named
+    if not named:
+        return principal
+    query = select(teams).where(teams.c.tenant == principal.tenant, or_(teams.c.id == named, teams.c.name == named))
+    team = connection.execute(query).mappings().first()
+    if team is None:
+        return msgspec.structs.replace(principal, team="")
+    if team["archived_at"] is not None:
+        return "the team is archived"
+    return msgspec.structs.replace(principal, team=team["id"], team_name=team["name"])
+
+
+def _tenant_role(role: str) -> TenantRole:
+    return cast(TenantRole, role)

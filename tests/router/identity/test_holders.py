@@ -1,0 +1,65 @@
+"""Who comes with a token is the user on record for its subject."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from sqlalchemy import Connection
+
+from config.database import Database, open_database
+from policies.access import Principal, Role
+from router.identity.holders import on_record
+from router.identity.teams import change_team, create_team
+from router.identity.tenants import create_tenant
+from router.identity.users import change_user, create_user
+from router.launch import migrate_state
+
+HOLDER = Principal(tenant="acme", role="admin", user="oidc:1", subject="ada", key_id="oidc:1")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = open_database(database_url)
+    await asyncio.to_thread(migrate_state, database)
+    await database.write(lambda connection: create_tenant(connection, "acme"))
+    await database.write(lambda connection: create_tenant(connection, "globex"))
+    yield database
+    await database.aclose()
+
+
+async def test_a_token_of_nobody_on_record_stays_as_it_is_where_its_tenant_is_there(database: Database) -> None:
+    assert await database.read(lambda connection: on_record(connection, HOLDER)) == HOLDER
+    elsewhere = msgspec.structs.replace(HOLDER, tenant="nowhere")
+    assert await database.read(lambda connection: on_record(connection, elsewhere)) == "there is no such tenant"
+
+
+@pytest.mark.parametrize(("recorded", "expected"), [("member", "member"), ("owner", "admin"), ("auditor", "auditor")])
+async def test_the_user_on_record_bounds_the_tokens_role_and_gives_the_id_and_team(database: Database, recorded: Role, expected: Role) -> None:
+    def work(connection: Connection) -> tuple[str, str]:
+        team = create_team(connection, "acme", "research")
+        create_user(connection, "globex", role="owner", subject="ada")
+        return create_user(connection, "acme", role=recorded, subject="ada", team=team.id).id, team.id
+
+    user, team = await database.write(work)
+    found = await database.read(lambda connection: on_record(connection, HOLDER))
+    assert isinstance(found, Principal)
+    assert (found.user, found.team, found.team_name, found.role) == (user, team, "research", expected)
+
+
+async def test_a_disabled_user_and_an_archived_team_stay_out(database: Database) -> None:
+    user = await database.write(lambda connection: create_user(connection, "acme", role="member", subject="ada"))
+    await database.write(lambda connection: change_user(connection, user.id, disabled=True))
+    assert await database.read(lambda connection: on_record(connection, HOLDER)) == "the user is disabled"
+    team = await database.write(lambda connection: create_team(connection, "acme", "old"))
+    named = msgspec.structs.replace(HOLDER, subject="eve", team="old")
+    found = await database.read(lambda connection: on_record(connection, named))
+    assert isinstance(found, Principal)
+    assert (found.team, found.team_name) == (team.id, "old")
+    await database.write(lambda connection: change_team(connection, team.id, archived=True))
+    assert await database.read(lambda connection: on_record(connection, named)) == "the team is archived"
+    unknown = await database.read(lambda connection: on_record(connection, msgspec.structs.replace(named, team="none")))
+    assert isinstance(unknown, Principal)
+    assert unknown.team == ""
