@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Tests run in so many processes: most of them wait more than they work, so one more than two cores.
+TESTERS ?= 3
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long fuzz check format bench clients install
 
@@ -14,7 +17,7 @@ run: $(INSTALLED)  ## Install, then serve on the embedded defaults
 	$(BIN)/headgate serve
 
 test: $(INSTALLED)  ## Install, then run the tests, offline
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TESTERS)
 
 test-long: $(INSTALLED)  ## The slow suites in their full form
 	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long
