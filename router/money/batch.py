@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, or_, select, text
+from sqlalchemy import Connection, bindparam, delete, exists, func, or_, select, text
 
 from config.database import Prepared
 from router.money.books import (
@@ -313,10 +313,16 @@ _MAKE = Prepared(
 
 
 def _spent_before(connection: Connection, counter: Counter) -> int:
+    """What the ledger says was spent of a level in its period. A request belongs to the period in which it began, however long it ran."""
     kind, _, name = counter.scope.partition(":")
-    who = {"key": ledger.c.key_id == name, "model": or_(ledger.c.backend == name, ledger.c.model == name)}[kind]
+    who = {"key": ledger.c.key_id == name, "model": or_(ledger.c.backend == name, ledger.c.model == name)}.get(kind)
+    if who is None:  # a team's begins at nothing: the ledger does not say whose team an attempt was
+        return 0
     start, end = _bounds(counter.period)
-    when = (ledger.c.started_at >= start, ledger.c.started_at < end)
+    earlier = ledger.alias()
+    began_before = exists().where(earlier.c.request_id == ledger.c.request_id, earlier.c.purpose == ledger.c.purpose, earlier.c.started_at < start)
+    # What began in the period ended in it or later: the index by tenant and end keeps this short at midnight, when every key's counter is made.
+    when = (ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end, ~began_before)
     return int(connection.execute(select(func.coalesce(func.sum(ledger.c.cost), 0)).where(ledger.c.tenant == counter.tenant, who, *when)).scalar_one())
 
 
