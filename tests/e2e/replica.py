@@ -44,7 +44,7 @@ async def main(url: str, name: str, requests: int, cap: int) -> None:
         except BudgetExceeded:
             came["refused"] += 1
             return
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             came["failed"] += 1
             print(repr(error), file=sys.stderr)  # noqa: T201
             return
