@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench clients install
+.PHONY: help run test test-long soak check format bench clients install
 
 help:  ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: $(INSTALLED)  ## Install, then run the tests, offline
 
 test-long: $(INSTALLED)  ## The slow suites in their full form
 	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long
+
+soak: $(INSTALLED)  ## Ten minutes of a crowd and of kills at each of four set-ups, and every cent found after it
+	HEADGATE_TEST_LONG=1 SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -s tests/e2e/test_soak.py
 
 check: $(INSTALLED)  ## Formatting, lints, types, the order of the layers, licences
 	$(BIN)/ruff format --check .
@@ -32,6 +35,7 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 
 bench: $(INSTALLED)  ## Measure CPU per request and event, latency, memory and cold start
+	$(BIN)/python tests/bench/books.py
 	$(BIN)/python tests/bench/gateway.py
 
 clients: $(INSTALLED)  ## Install the clients people use (needs the network), try them, write docs/clients.md
