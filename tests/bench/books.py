@@ -6,7 +6,8 @@ One worker's event loop and database thread, in this process, without HTTP: clie
 nothing else. CPU is this process's own, from `getrusage`; PostgreSQL's is not in it. The part before the books is measured alone too.
 
 - saturation: so many clients at once, each beginning its next request when the last is settled: CPU per request, and settled requests per second;
-- open loop: requests begin at a rate of their own, whether the ones before have ended or not: what the parts add to each, from the moment it was due.
+- open loop: requests begin at a rate of their own, whether the ones before have ended or not: how long the parts take of each. How late each began (this
+  process sends them, and its timer is good to a millisecond) is in the JSON, as `late`.
 """
 
 from __future__ import annotations
@@ -152,12 +153,14 @@ class Bench:
         return done, _cpu_s() - before, time.perf_counter() - began
 
     async def open_loop(self, parts: Sequence[Part], seconds: float) -> dict[str, float]:
-        """Milliseconds from the moment that each was due. Arrivals are independent of each other: now two at once, now none for a while."""
-        chance, added = random.Random(1), []
+        """Milliseconds from a request's begin to its end, and how late it began. Arrivals are independent: now two at once, now none for a while."""
+        chance, added, late = random.Random(1), [], []
 
         async def one(due: float) -> None:
+            begun = time.perf_counter()
             await self._one(parts)
-            added.append(1e3 * (time.perf_counter() - due))
+            added.append(1e3 * (time.perf_counter() - begun))
+            late.append(1e3 * (begun - due))
 
         before, began = _cpu_s(), time.perf_counter()
         due = began
@@ -167,8 +170,16 @@ class Bench:
                     await asyncio.sleep(wait)
                 requests.create_task(one(due))
                 due += chance.expovariate(self._options.rate)
-        points = statistics.quantiles(added, n=100)
-        return {"p50_ms": points[49], "p99_ms": points[98], "worst_ms": max(added), "cpu_us": 1e6 * (_cpu_s() - before) / len(added), "requests": len(added)}
+        cpu_us, points, lateness = 1e6 * (_cpu_s() - before) / len(added), statistics.quantiles(added, n=100), statistics.quantiles(late, n=100)
+        return {
+            "p50_ms": points[49],
+            "p99_ms": points[98],
+            "worst_ms": max(added),
+            "late_p50_ms": lateness[49],
+            "late_p99_ms": lateness[98],
+            "cpu_us": cpu_us,
+            "requests": len(added),
+        }
 
     async def run(self) -> dict[str, Any]:
         parts: list[Part] = [part(self._database) for part in PARTS]
