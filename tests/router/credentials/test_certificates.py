@@ -58,6 +58,7 @@ def pem(found: x509.Certificate = GOOD) -> str:
         (f'Hash={HASH};Cert="{pem()}";URI=spiffe://forged', "xfcc", Presented(HASH, (URI,), SUBJECT)),
         (f'Hash={HASH};Subject=""', "xfcc", Presented(HASH, (), None)),
     ],
+    ids=map(str, range(7)),  # the certificate, and so its hash, is a new one in every process
 )
 def test_a_certificate_is_read_in_either_form(text: str, form: Literal["xfcc", "pem"], expected: Presented | None) -> None:
     found = read_certificate(text, form, NOW)
@@ -84,6 +85,7 @@ def test_a_certificate_is_read_in_either_form(text: str, form: Literal["xfcc", "
         (";;", "xfcc"),
         (f"Hash={HASH} URI=x", "xfcc"),
     ],
+    ids=map(str, range(16)),
 )
 def test_what_is_no_single_valid_certificate_is_refused(text: str, form: Literal["xfcc", "pem"]) -> None:
     with pytest.raises(BadCertificate) as caught:
