@@ -1,4 +1,4 @@
-"""What changes are called in the audit log: of a policy, of documents, of what the first start makes."""
+"""What changes are called in the audit log: of a policy, of documents, of the ledger, of what the first start makes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def recorded_documents(documents: Documents, audit: AuditLog, actor: Actor) -> D
         audit.append(connection, Entry(actor, change.kind, Subject(kind, change.id, change.tenant, dict(change.details))))
 
     return documents.noting(noted)
+
+
+def recorded_corrections(audit: AuditLog, actor: Actor, provider: str) -> Callable[[Connection, int, int], None]:
+    """For a reconciliation: the entry of what one of its transactions booked."""
+
+    def noted(connection: Connection, corrections: int, cost: int) -> None:
+        audit.append(connection, Entry(actor, "ledger.reconcile", Subject("ledger", provider, "", {"corrections": corrections, "cost": cost})))
+
+    return noted
 
 
 def recorded_policy(audit: AuditLog, actor: Actor, action: AuditAction, work: Callable[[Connection], V]) -> Callable[[Connection], V]:

@@ -37,12 +37,13 @@ class Erased(Struct, frozen=True):
     deleted: dict[str, int]
 
 
-def erase_user(connection: Connection, user_id: str, tenant: str | None = None) -> Erased:
+def erase_user(connection: Connection, user_id: str, secret: bytes, tenant: str | None = None) -> Erased:
     """Delete what is kept of a user, and what names them. Ledger, decisions and audit entries keep the user's id, so sums and chain stay as they are.
 
-    Within a transaction that also records it. With `tenant` only one of that tenant's. Raises `Unknown`. Erasing once more takes what came since.
+    Within a transaction that also records it. `secret` is the service's. With `tenant` only one of that tenant's. Raises `Unknown`.
+    Erasing once more takes what came since.
     """
-    user = forget_user(connection, user_id, tenant)  # first: no key of theirs asks for anything more
+    user = forget_user(connection, user_id, secret, tenant)  # first: no key of theirs asks for anything more
     deleted = {name: connection.execute(delete(table).where(table.c.user_id == user.id)).rowcount for name, table in KEPT.items()}
     return Erased(user.id, user.tenant, deleted)
 

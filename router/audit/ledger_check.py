@@ -1,4 +1,6 @@
-"""Whether the books hold together: the ledger against the budgets' counters, reservations against what is set aside, corrections against what they correct."""
+"""Whether the books hold together: the ledger against the budgets' counters, its sums by day and its archives, reservations against what is set aside,
+corrections against what they correct.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,18 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, case, func, select, text
+from sqlalchemy import Connection, case, func, select
 
+from router.audit.chain import ChainKey
+from router.audit.findings import Finding
 from router.audit.level_scopes import LevelScopes
-from router.audit.triggers import APPEND_ONLY, triggers_of
+from router.audit.sums_check import check_archives, check_sums
+from router.audit.triggers import APPEND_ONLY, triggers_of, triggers_there
 from router.money.accounting import DAY_S, periods_of
 from router.money.batch import counters_of
+from router.money.rollup import day_of
 from router.money.settlement import Counter
+from router.storage.tables import OPENING, archives
 from router.tables import budgets, ledger, reservations
 
 READ_AT_ONCE = 5_000
@@ -21,28 +28,15 @@ NEAR_S = 5.0
 """A request is reserved for a moment before its attempt's `started_at` is taken: so near to midnight it may belong to either day."""
 
 
-class Finding(Struct, frozen=True):
-    """What does not hold. `row` names the row of `table`; amounts are picodollars."""
-
-    table: str
-    row: str
-    column: str
-    message: str
-    expected: str
-    found: str
-
-
-def check_ledger(connection: Connection) -> list[Finding]:
-    """Every problem of the books, as they are at one moment. Blocking; reads every row of the ledger once."""
-    return [*_triggers(connection), *_counters(connection), *_reservations(connection), *_attempts(connection)]
+def check_ledger(connection: Connection, key: ChainKey) -> list[Finding]:
+    """Every problem of the books, as they are at one moment. Blocking; reads every row of the ledger a few times. `key` is that of the audit log's chain."""
+    checks = (_triggers, _counters, _reservations, _attempts, check_sums)
+    return [*(found for check in checks for found in check(connection)), *check_archives(connection, key)]
 
 
 def _triggers(connection: Connection) -> Iterator[Finding]:
     """Tables that can only be added to say so themselves."""
-    if connection.dialect.name == "sqlite":
-        there = set(connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars())
-    else:
-        there = set(connection.execute(text("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'")).scalars())
+    there = triggers_there(connection)
     for table in APPEND_ONLY:
         for trigger in triggers_of(table, connection.dialect.name):
             if trigger not in there:
@@ -54,16 +48,16 @@ def _counters(connection: Connection) -> Iterator[Finding]:
 
     A request counts where it was reserved, which near midnight is not told by its row.
     """
-    counted = {Counter(row.tenant, row.scope, row.period): row.spent for row in connection.execute(select(budgets))}
-    sums = _sums(connection, counted)
+    archived = connection.execute(select(func.max(archives.c.month))).scalar() or ""
+    counted: dict[Counter, int] = defaultdict(int)
+    for row in connection.execute(select(budgets)):
+        counted[Counter(row.tenant, row.scope, _pooled(row.period, archived))] += row.spent
+    sums = _sums(connection, counted, archived)
     for place in sorted({*counted, *(place for place, amount in sums.surely.items() if amount)}):
-        found, surely, slack = counted.get(place, 0), sums.surely[place], sums.unsure[place]
-        if place.scope.startswith("team:"):  # a row does not say which team it was
-            most = sums.surely[place._replace(scope="")] + sums.unsure[place._replace(scope="")]
-        else:
-            most = sums.possibly[place] if place.scope else surely
-        if not surely - slack <= found <= most + slack:
-            expected = str(surely) if surely == most else f"{surely} to {most}"
+        found, slack = counted.get(place, 0), sums.unsure[place]
+        least, most = sums.surely[place] + sums.less[place], sums.surely[place] + sums.more[place]
+        if not least - slack <= found <= most + slack:
+            expected = str(least) if least == most else f"{least} to {most}"
             yield Finding("budgets", _named(place), "spent", "is not the sum of the ledger's rows", expected, str(found))
     for tenant in sorted({place.tenant for place in counted}):
         own = [(place.period, spent) for place, spent in counted.items() if place.tenant == tenant and not place.scope]
@@ -72,40 +66,52 @@ def _counters(connection: Connection) -> Iterator[Finding]:
             yield Finding("budgets", tenant, "spent", "the days together are not the months together", str(months), str(days))
 
 
+def _pooled(period: str, archived: str) -> str:
+    """A period; all those up to the last archived month are one, for an opening row stands for rows of a whole month, and of which day none knows."""
+    kind, _, name = period.partition(":")
+    return f"{kind}:until {archived}" if name[:7] <= archived else period
+
+
 class _Sums(Struct):
-    """Of each counter: what the rows have surely moved, what they may have (of levels only), and what is unsure near midnight."""
+    """Of each counter: what rows have surely moved, what others may have added to a level's and taken from it, and what is unsure near midnight.
+
+    A correction takes from the counters that its request moved; a level that came in between began with the estimate.
+    """
 
     surely: dict[Counter, int]
-    possibly: dict[Counter, int]
+    more: dict[Counter, int]
+    less: dict[Counter, int]
     unsure: dict[Counter, int]
 
 
-def _sums(connection: Connection, counted: Iterable[Counter]) -> _Sums:
-    models: dict[str, set[str]] = defaultdict(set)
+def _sums(connection: Connection, counted: Iterable[Counter], archived: str) -> _Sums:
+    counted_of: dict[str, dict[str, set[str]]] = {"model": defaultdict(set), "team": defaultdict(set), "key": defaultdict(set), "": defaultdict(set)}
     for place in counted:
-        if place.scope.startswith("model:"):
-            models[place.tenant].add(place.scope)
-    levels, sums = LevelScopes(connection, models), _Sums(defaultdict(int), defaultdict(int), defaultdict(int))
-    began = func.min(ledger.c.started_at).over(partition_by=(ledger.c.request_id, ledger.c.purpose)).label("began")
-    row_of = (ledger.c.tenant, ledger.c.key_id, ledger.c.backend, ledger.c.model, ledger.c.policy_version, ledger.c.started_at, ledger.c.cost, began)
+        counted_of[place.scope.partition(":")[0]][place.tenant].add(place.scope)
+    levels = LevelScopes(connection, counted_of["model"], counted_of["team"])
+    sums = _Sums(defaultdict(int), defaultdict(int), defaultdict(int), defaultdict(int))
+    c = ledger.c
+    began = func.min(c.started_at).over(partition_by=(c.request_id, c.purpose)).label("began")
+    row_of = (c.tenant, c.team, c.key_id, c.backend, c.model, c.policy_version, c.started_at, c.cost, began)
+
+    def periods(at: float) -> tuple[str, str]:
+        day, month = periods_of(int(at // DAY_S))
+        return _pooled(day, archived), _pooled(month, archived)
+
     for row in connection.execute(select(*row_of).execution_options(yield_per=READ_AT_ONCE)):
-        day, month = _periods(row.began)
-        moved = levels.of(row.policy_version, row.tenant, row.key_id, row.backend, row.model)
-        for period, sure in ((day, [each.scope for each in moved if each.day]), (month, [each.scope for each in moved if each.month])):
-            for scope in ("", *sure):
-                sums.surely[Counter(row.tenant, scope, period)] += row.cost
+        day, month = periods(row.began)
+        moved = levels.of(row.policy_version, row.tenant, row.team, row.key_id, row.backend, row.model)
+        perhaps = sums.more if row.cost > 0 else sums.less
+        for period, sure in ((day, {each.scope for each in moved if each.day}), (month, {each.scope for each in moved if each.month})):
+            sums.surely[Counter(row.tenant, "", period)] += row.cost
             for each in moved:
-                sums.possibly[Counter(row.tenant, each.scope, period)] += row.cost
-        near = {period for at in (row.began - NEAR_S, row.began + NEAR_S, row.started_at) for period in _periods(at)}
+                (sums.surely if each.scope in sure else perhaps)[Counter(row.tenant, each.scope, period)] += row.cost
+        near = {period for at in (row.began - NEAR_S, row.began + NEAR_S, row.started_at) for period in periods(at)}
         if len(near) > 2:
             for period in near:
                 for scope in ("", *(each.scope for each in moved)):
                     sums.unsure[Counter(row.tenant, scope, period)] += abs(row.cost)
     return sums
-
-
-def _periods(at: float) -> tuple[str, str]:
-    return periods_of(int(at // DAY_S))
 
 
 def _reservations(connection: Connection) -> Iterator[Finding]:
@@ -137,10 +143,16 @@ def _attempts(connection: Connection) -> Iterator[Finding]:
     first = func.sum(case((ledger.c.entry == "correction", 0), else_=1))
     attempt = (ledger.c.request_id, ledger.c.attempt, ledger.c.purpose)
     query = (
-        select(*attempt, first.label("firsts"), func.sum(ledger.c.cost).label("cost")).group_by(*attempt).having((first != 1) | (func.sum(ledger.c.cost) < 0))
+        select(*attempt, first.label("firsts"), func.sum(ledger.c.cost).label("cost"), func.min(ledger.c.started_at).label("began"))
+        .where(ledger.c.entry != OPENING)
+        .group_by(*attempt)
+        .having((first != 1) | (func.sum(ledger.c.cost) < 0))
     )
+    archived = connection.execute(select(func.max(archives.c.month))).scalar() or ""
     for row in connection.execute(query.order_by(*attempt)):
         name = f"{row.request_id} {row.purpose} {row.attempt}"
+        if row.firsts == 0 and day_of(row.began)[:7] <= archived:  # what it corrects is in a file
+            continue
         if row.firsts == 0:
             yield Finding("ledger", name, "entry", "a correction of an attempt that was never booked", "a settlement or recovery", "only corrections")
         elif row.firsts > 1:

@@ -1,4 +1,4 @@
-"""Which levels inside a tenant's budget (`key:…`, `model:…`) a ledger row has moved, by the policy under which it was booked."""
+"""Which levels inside a tenant's budget (`team:…`, `key:…`, `model:…`) a ledger row has moved, by the policy under which it was booked."""
 
 from __future__ import annotations
 
@@ -31,25 +31,30 @@ class _Version(Struct, frozen=True):
 class LevelScopes:
     """A level's counter begins with what the ledger says, and moves while the policy in force has the level. So of a row whose policy had it, it is sure."""
 
-    def __init__(self, connection: Connection, models: dict[str, set[str]]) -> None:
-        """`models`: of each tenant, the scopes of models that have counters."""
+    def __init__(self, connection: Connection, models: dict[str, set[str]], teams: dict[str, set[str]]) -> None:
+        """`models`, `teams`: of each tenant, the scopes of models and of teams that have counters."""
         self._connection = connection
         self._counted = models
+        self._counted_teams = teams
         self._versions: dict[int, _Version] = {}
-        self._known: dict[tuple[int, str, str, str, str], tuple[Moved, ...]] = {}
+        self._known: dict[tuple[int, str, str, str, str, str], tuple[Moved, ...]] = {}
 
-    def of(self, policy_version: int, tenant: str, key_id: str, backend: str, model: str) -> tuple[Moved, ...]:
+    def of(self, policy_version: int, tenant: str, team: str, key_id: str, backend: str, model: str) -> tuple[Moved, ...]:
         """The levels of a row with these values."""
-        place = (policy_version, tenant, key_id, backend, model)
+        place = (policy_version, tenant, team, key_id, backend, model)
         found = self._known.get(place)
         if found is None:
             found = self._known[place] = tuple(self._found(*place))
         return found
 
-    def _found(self, number: int, tenant: str, key_id: str, backend: str, model: str) -> list[Moved]:
+    def _found(self, number: int, tenant: str, team: str, key_id: str, backend: str, model: str) -> list[Moved]:
         version = self._version(number)
         budget = version.budgets.get(tenant, TenantBudget())
         found = [_moved(f"key:{key_id}", budget.per_key)] if key_id else []
+        if team:  # a budget may also name it by what it was called then, and that no row says
+            found.append(_moved(f"team:{team}", budget.teams.get(team)))
+        elif budget.teams:  # rows from before they said their team
+            found += [Moved(scope) for scope in sorted(self._counted_teams.get(tenant, ()))]
         planned = version.models.get(backend)
         found += [_moved(f"model:{name}", budget.models.get(name)) for name in dict.fromkeys((backend, planned or backend))]
         # What a provider calls its model counts when a counter is made; where the policy names none, the planned one is not known.

@@ -60,6 +60,8 @@ AuditAction: TypeAlias = Literal[
     "store.attach",
     "store.detach",
     "ledger.read",
+    "ledger.reconcile",
+    "ledger.archive",
     "response.read",
     "decision.read",
     "prompt.read",
@@ -68,6 +70,7 @@ AuditAction: TypeAlias = Literal[
     "audit.prune",
     "audit.discontinued",
     "backup.create",
+    "backup.restore",
 ]
 """What an entry can say was done. `docs/audit.md` has a row for each."""
 

@@ -37,6 +37,9 @@ audit_log = Table(
 )
 """`tenant` is whose object it was, empty for the platform's own. `details` is JSON without prompts or secrets."""
 
+LEDGER_CHAIN = "ledger"
+"""The chain whose checkpoints cover rows of the ledger that were archived; a checkpoint's hash is that of the archive's file."""
+
 audit_heads = Table(
     "audit_heads",
     metadata,

@@ -52,6 +52,22 @@ def changeable(connection: Connection, *tables: str) -> Iterator[None]:
     refuse_changes(connection, *tables)
 
 
+@contextmanager
+def all_changeable(connection: Connection) -> Iterator[None]:
+    """`changeable`, for those tables that refuse changes now: in whatever revision the database is."""
+    with changeable(connection, *[table for table in APPEND_ONLY if triggers_there(connection) >= set(triggers_of(table, connection.dialect.name))]):
+        yield
+
+
+def triggers_there(connection: Connection) -> set[str]:
+    """The names of the triggers that the database has, and that are not switched off."""
+    if connection.dialect.name == "sqlite":
+        found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+    else:
+        found = connection.exec_driver_sql("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'")
+    return set(found.scalars())
+
+
 def _refusing(table: str, dialect: str) -> list[str]:
     message, covered = f"{table} is append only", COVERED[table]
     if dialect == "sqlite":

@@ -10,6 +10,8 @@ import click
 import msgspec
 
 from adapters.cost import usd_float
+from router.audit.actors import command_line
+from router.cli.audit import audit_of
 from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table
 from router.cli.usage import ledger
 from router.storage.archive import Archive, CannotArchive, check_file, list_archives, month_bounds, month_of
@@ -25,7 +27,7 @@ from router.storage.archive_files import Format
 @json_option
 def archive(before: str | None, folder: Path, form: Format, config: Path | None, as_json: bool) -> None:
     """Move whole closed months out of the ledger into files. Opening rows stay in their place, so that every total stays the same."""
-    with open_home(config) as (_, settings, database):
+    with open_home(config) as (launch, settings, database):
         if before is None:
             if settings.ledger_months is None:
                 raise click.UsageError("say --before 2026-01, or set `ledger_months`")
@@ -36,7 +38,8 @@ def archive(before: str | None, folder: Path, form: Format, config: Path | None,
         except ValueError as error:
             raise click.BadParameter(f"{before!r} is not a month, as 2026-01 is", param_hint="--before") from error
         try:
-            for each in archive_months(database, folder, before=before, form=form):
+            log = audit_of(launch, settings, database)
+            for each in archive_months(database, folder, log, command_line(), before=before, form=form):
                 done.append(each)
                 if not as_json:
                     click.echo(

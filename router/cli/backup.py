@@ -9,6 +9,9 @@ from typing import Any
 
 import click
 
+from config.schema import read_state
+from router.audit.actors import command_line
+from router.audit.log import AuditLog, Subject
 from router.cli.common import config_option, fail, find_launch, json_option, print_json
 from router.cli.db import open_unchecked, show_step
 from router.launch import MIGRATIONS, open_blobs
@@ -68,6 +71,9 @@ def create(file: Path, with_files: bool, with_secret: bool, config: Path | None,
             )
         except ValueError as error:
             raise fail(str(error)) from error
+        if secret is not None and database.read_blocking(lambda connection: read_state(connection, MIGRATIONS)).standing == "current":
+            about = {"rows": manifest.rows, "originals": len(manifest.originals), "with_secret": with_secret}
+            AuditLog(database, secret.encode()).note_blocking(command_line(), "backup.create", Subject("backup", file.name, "", about))
     if as_json:
         print_json({"file": str(file), "bytes": file.stat().st_size, **_summary(manifest)})
         return
@@ -112,6 +118,10 @@ def restore(file: Path, replace: bool, config: Path | None, as_json: bool) -> No
             place_secret(saved, settings.home)
         manifest = opened.manifest
         problem = secret_problem(opened, saved or in_use, from_environment, mark_of)
+        kept = in_use if saved is None or from_environment else saved
+        if kept is not None and problem is None:  # under another secret an entry could not follow the backup's
+            about = {"created_at": manifest.created_at, "rows": manifest.rows, "replaced": replace}
+            AuditLog(database, kept.encode()).note_blocking(command_line(), "backup.restore", Subject("backup", file.name, "", about))
     if as_json:
         print_json(
             {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from config.secretfile import load_secret
 from router.audit.actors import command_line
 from router.audit.erasing import erase_user
 from router.audit.log import Subject
@@ -85,12 +86,13 @@ def _tenant(decision: object) -> str:
 def erase(user_id: str, config: Path | None, as_json: bool) -> None:
     """Erase a user for good: their names, stored prompts, responses, conversations, answers kept for retries. Their keys are dead within a second."""
     with open_home(config) as (launch, settings, database):
+        secret = load_secret(launch.environ(), settings.home).reveal().encode()
         try:
             done = audit_of(launch, settings, database).change_blocking(
                 command_line(),
                 "user.erase",
                 lambda erased: Subject("user", erased.user, erased.tenant, {"deleted": erased.deleted}),
-                lambda connection: erase_user(connection, user_id),
+                lambda connection: erase_user(connection, user_id, secret),
             )
         except Unknown as error:
             raise fail(f"{error}; list them with: headgate users list") from error

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from router.audit.actors import command_line
+from router.audit.changes import recorded_corrections
+from router.cli.audit import audit_of
 from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table
 from router.cli.usage import ledger
 from router.money.exports import InvalidExport, parse_export
@@ -37,9 +40,10 @@ def reconcile(file: Path, provider: str, apply: bool, every: bool, config: Path 
             export = parse_export(lines)
     except InvalidExport as error:
         raise click.UsageError(f"{file} cannot be read as a usage export: {error}") from error
-    with open_home(config) as (_, _, database):
+    with open_home(config) as (launch, settings, database):
         try:
-            done = compare(database, export, provider, apply=apply, reported=every)
+            booked = recorded_corrections(audit_of(launch, settings, database), command_line(), provider)
+            done = compare(database, export, provider, apply=apply, reported=every, booked=booked)
         except NotByRequest as error:
             raise click.UsageError(str(error)) from error
         except NoSuchProvider as error:

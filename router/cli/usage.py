@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 
 from adapters.cost import usd_float
 from router.audit.actors import command_line
-from router.audit.ledger_check import Finding, check_ledger
+from router.audit.findings import Finding
+from router.audit.ledger_check import check_ledger
 from router.audit.log import Subject
 from router.audit.reading import as_of_now
 from router.cli.audit import audit_of
@@ -129,13 +130,14 @@ def export(tenant: str | None, since: str | None, until: str | None, form: str, 
 @config_option
 @json_option
 def verify(config: Path | None, as_json: bool) -> None:
-    """Check the books against each other: the rows, the budgets' counters, the reservations, and that rows can only be added. Exit status 1 where one fails."""
+    """Check the books against each other: rows, sums, archives, budgets, reservations, and that rows can only be added. Exit status 1 where one fails."""
+    with open_home(config) as (launch, settings, database):
+        key = audit_of(launch, settings, database).key
 
-    def work(connection: Connection) -> list[Finding]:
-        as_of_now(connection)
-        return check_ledger(connection)
+        def work(connection: Connection) -> list[Finding]:
+            as_of_now(connection)
+            return check_ledger(connection, key)
 
-    with open_home(config) as (_, _, database):
         found = database.read_blocking(work)
     if as_json:
         print_json({"ok": not found, "problems": found})

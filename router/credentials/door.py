@@ -71,6 +71,7 @@ class Door:
     ) -> None:
         self._keys = keys
         self._database = database
+        self._service_secret = secret
         self._secret = hmac.digest(secret, b"credentials seen at the door", "sha256")
         self._trusted = parse_networks(settings.trusted_proxies)
         self._identity = identity
@@ -173,7 +174,7 @@ class Door:
         now, name = time.monotonic(), (principal.tenant, principal.key_id)
         known = self._people.get(name)
         if known is None or known[1] != principal or now - known[0] >= PEOPLE_SECONDS:
-            found = await self._database.read(lambda connection: on_record(connection, principal))
+            found = await self._database.read(lambda connection: on_record(connection, principal, self._service_secret))
             if len(self._people) >= MOST_PEOPLE:
                 self._people.clear()
             known = self._people[name] = (now, principal, found)

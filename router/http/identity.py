@@ -233,7 +233,7 @@ async def erase(request: HttpRequest, user_id: FromPath[str]) -> Erased:
 
     def work(connection: Connection) -> tuple[Erased, list[Entry]]:
         _require_appointable(principal, users.get_user(connection, user_id, scope).role)
-        done = erase_user(connection, user_id, scope)
+        done = erase_user(connection, user_id, gateway.secret, scope)
         return done, [Entry(actor, "user.erase", Subject("user", done.user, done.tenant, {"deleted": done.deleted}))]
 
     return await _write(gateway, work)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import MediaType, Response, get, post
 from litestar.params import FromPath, FromQuery
 
+from router.audit.changes import recorded_corrections
 from router.audit.log import Subject
 from router.http.context import HttpRequest, actor_of, gateway_of, own_tenant, principal_of
 from router.http.errors import ApiError
@@ -17,7 +18,7 @@ from router.launch import installed
 from router.money import reports
 from router.money.exports import InvalidExport, parse_export
 from router.money.periods import Month, parse_moment, parse_month
-from router.money.reconciliation import NoSuchProvider, NotByRequest, Reconciliation, reconcile
+from router.money.reconciliation import Booked, NoSuchProvider, NotByRequest, Reconciliation, reconcile
 from router.money.statement import NoSuchTenant, make_statement
 from router.money.statement_markdown import inside, markdown
 from router.storage.tables import Archived
@@ -129,8 +130,9 @@ async def reconcile_ledger(request: HttpRequest, provider: FromQuery[str], apply
     if all and not apply:
         raise ApiError(400, "invalid_request", "all: only says something together with apply=true.", param="all")
     body = await request.body()
+    booked = recorded_corrections(gateway.audit, actor_of(request), provider)
     try:
-        return await asyncio.to_thread(_reconcile, gateway.database, body, provider, apply, all)
+        return await asyncio.to_thread(_reconcile, gateway.database, body, provider, apply, all, booked)
     except InvalidExport as error:
         raise ApiError(400, "invalid_export", f"The body cannot be read as a usage export: {error}.") from error
     except NotByRequest as error:
@@ -139,13 +141,13 @@ async def reconcile_ledger(request: HttpRequest, provider: FromQuery[str], apply
         raise ApiError(404, "provider_not_found", f"{error}.", param="provider") from error
 
 
-def _reconcile(database: Database, body: bytes, provider: str, apply: bool, every: bool) -> Reconciliation:
+def _reconcile(database: Database, body: bytes, provider: str, apply: bool, every: bool, booked: Booked) -> Reconciliation:
     """Reading and comparing take a while: not on the loop."""
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidExport(f"it is not UTF-8: {error}") from error
-    return reconcile(database, parse_export(io.StringIO(text, newline="")), provider, apply=apply, reported=every)
+    return reconcile(database, parse_export(io.StringIO(text, newline="")), provider, apply=apply, reported=every, booked=booked)
 
 
 def moment_of(name: str, text: str | None) -> float | None:

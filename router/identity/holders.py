@@ -9,13 +9,14 @@ from sqlalchemy import Connection, or_, select
 
 from policies.access import TENANT_ROLES, Principal, TenantRole, lesser
 from router.identity.tables import teams, tenants, users
+from router.identity.users import subject_mark
 
 
-def on_record(connection: Connection, principal: Principal) -> Principal | str:
+def on_record(connection: Connection, principal: Principal, secret: bytes) -> Principal | str:
     """The principal with the id, team and role of the user whose `subject` it has, where there is one; else why it may not come in.
 
     A user's role bounds what a token gives, as it bounds a key. A team that a token names, by name or id, counts where the tenant has it; one
-    that is on record for the user goes before it.
+    that is on record for the user goes before it. `secret` is the service's: whoever was erased under it stays out until they are made anew.
     """
     if connection.execute(select(tenants.c.name).where(tenants.c.name == principal.tenant)).first() is None:
         return "there is no such tenant"
@@ -31,6 +32,8 @@ def on_record(connection: Connection, principal: Principal) -> Principal | str:
                 return "neither the user's role nor the token's covers the other"
             principal = msgspec.structs.replace(principal, user=user["id"], role=role)
             named = user["team"] or named
+        elif connection.execute(select(users.c.id).where(users.c.erased_subject == subject_mark(secret, principal.tenant, principal.subject))).first():
+            return "the user was erased"
     if not named:
         return principal
     query = select(teams).where(teams.c.tenant == principal.tenant, or_(teams.c.id == named, teams.c.name == named))

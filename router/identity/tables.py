@@ -40,6 +40,8 @@ users = Table(
     Column("created_at", Double, nullable=False),
     Column("disabled_at", Double),
     Column("erased_at", Double),
+    Column("erased_subject", String(64)),  # of one that was erased: a keyed hash, by which their tokens are still refused
+    Index("ix_users_erased_subject", "erased_subject"),
     Index("uq_users_tenant_subject", "tenant", "subject", unique=True),
 )
 

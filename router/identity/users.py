@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 import uuid
 from typing import get_args
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from sqlalchemy import Connection, false, insert, select, update
 
@@ -125,13 +127,23 @@ def change_user(
     return get_user(connection, user_id)
 
 
-def forget_user(connection: Connection, user_id: str, tenant: str | None = None) -> User:
-    """Take away what names a user, for good: subject, e-mail, display name, and the names of their keys, which are dead from now on. Raises `Unknown`."""
+def forget_user(connection: Connection, user_id: str, secret: bytes, tenant: str | None = None) -> User:
+    """Take away what names a user, for good: subject, e-mail, display name, and the names of their keys, which are dead from now on. Raises `Unknown`.
+
+    Of the subject a mark stays under `secret`, by which their tokens are refused.
+    """
     user = get_user(connection, user_id, tenant, locked=True)
-    names = {"subject": None, "email": None, "display_name": None}
+    names: dict[str, str | None] = {"subject": None, "email": None, "display_name": None}
+    if user.subject is not None:
+        names["erased_subject"] = subject_mark(secret, user.tenant, user.subject)
     connection.execute(update(users).where(users.c.id == user_id).values(**names, erased_at=time.time() if user.erased_at is None else user.erased_at))
     connection.execute(update(keys).where(keys.c.user == user_id, keys.c.name != "").values(name=ERASED_NAME))
     return get_user(connection, user_id)
+
+
+def subject_mark(secret: bytes, tenant: str, subject: str) -> str:
+    """What stays of an erased user's subject: it tells whether a subject is theirs, to whoever has the secret, and nothing else."""
+    return hmac.digest(secret, msgspec.json.encode(["erased subject", tenant, subject]), "sha256").hex()
 
 
 def _role(role: str) -> TenantRole:

@@ -101,11 +101,15 @@ def upgrade() -> None:
     for table in KEPT:
         op.add_column(table, sa.Column("user_id", sa.String(64)))
         op.create_index(f"ix_{table}_user_id", table, ["user_id"])
+    op.add_column("users", sa.Column("erased_subject", sa.String(64)))
+    op.create_index("ix_users_erased_subject", "users", ["erased_subject"])
     refuse_changes(op.get_bind(), *TABLES)
 
 
 def downgrade() -> None:
     allow_changes(op.get_bind(), *TABLES)
+    op.drop_index("ix_users_erased_subject", "users")
+    op.drop_column("users", "erased_subject")
     for table in KEPT:
         op.drop_index(f"ix_{table}_user_id", table)
         op.drop_column(table, "user_id")

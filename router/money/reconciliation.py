@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -91,10 +91,16 @@ class NoSuchProvider(LookupError):
     """The ledger has no row of that provider."""
 
 
-def reconcile(database: Database, export: Export, provider: str, *, apply: bool = False, reported: bool = False) -> Reconciliation:
+Booked = Callable[[Connection, int, int], None]
+"""Comes last in a transaction that booked corrections: how many, and their cost in sum, in picodollars."""
+
+
+def reconcile(
+    database: Database, export: Export, provider: str, *, apply: bool = False, reported: bool = False, booked: Booked | None = None
+) -> Reconciliation:
     """Compare, and with `apply` book what corrects the estimates; with `reported` also what the provider itself had reported otherwise.
 
-    Blocking. Raises `NotByRequest` where there is nothing that `apply` could book by, and `NoSuchProvider`.
+    `booked` is told in the transaction that books. Blocking. Raises `NotByRequest` where there is nothing that `apply` could book by, and `NoSuchProvider`.
     """
     provider = PROVIDERS.get(provider, provider)
     known = database.read_blocking(_providers)
@@ -112,7 +118,7 @@ def reconcile(database: Database, export: Export, provider: str, *, apply: bool 
     for start in range(0, len(pairs), _AT_ONCE):
         some = pairs[start : start + _AT_ONCE]
         if apply:
-            done = database.write_blocking(lambda connection, some=some: _compare(connection, some, apply=True, reported=reported))  # type: ignore[misc]
+            done = database.write_blocking(lambda connection, some=some: _compare(connection, some, apply=True, reported=reported, booked=booked))  # type: ignore[misc]
         else:
             done = database.read_blocking(lambda connection, some=some: _compare(connection, some, apply=False, reported=reported))  # type: ignore[misc]
         result.equal += done.equal
@@ -262,7 +268,7 @@ class _Done(Struct):
     differences: list[Difference] = []
 
 
-def _compare(connection: Connection, pairs: Sequence[tuple[Reported, AttemptKey]], *, apply: bool, reported: bool) -> _Done:
+def _compare(connection: Connection, pairs: Sequence[tuple[Reported, AttemptKey]], *, apply: bool, reported: bool, booked: Booked | None = None) -> _Done:
     """Compare with the rows as they are now, and correct them in the same transaction; two that apply at the same time do it one after the other."""
     if apply:
         exclusively(connection, RECONCILE_LOCK)
@@ -273,13 +279,13 @@ def _compare(connection: Connection, pairs: Sequence[tuple[Reported, AttemptKey]
         rows.setdefault((row["request_id"], row["attempt"], row["purpose"]), []).append(row)
         began[row["request_id"]] = min(began.get(row["request_id"], row["started_at"]), row["started_at"])
     done = _Done()
-    booked: list[dict[str, Any]] = []
+    corrections: list[dict[str, Any]] = []
     spent: dict[Counter, int] = defaultdict(int)
     for theirs, key in pairs:
         correction, fields, estimated = _difference(rows[key], theirs)
         may = apply and (estimated or reported)
         if may and (fields or estimated):
-            booked.append(correction)
+            corrections.append(correction)
             for counter in _counters(correction, began[key[0]]):
                 spent[counter] += correction["cost"]
         if fields:
@@ -297,8 +303,10 @@ def _compare(connection: Connection, pairs: Sequence[tuple[Reported, AttemptKey]
         else:
             done.equal += 1
     move_counters(connection, {counter: (amount, 0) for counter, amount in spent.items()}, {})
-    write_rows(connection, booked)
-    done.corrections, done.corrected = len(booked), sum(row["cost"] for row in booked)
+    write_rows(connection, corrections)
+    done.corrections, done.corrected = len(corrections), sum(row["cost"] for row in corrections)
+    if corrections and booked is not None:
+        booked(connection, done.corrections, done.corrected)
     return done
 
 

@@ -1,7 +1,8 @@
 """Archives of the ledger: whole closed months leave it for a file, and opening rows stay in their place, so that every total stays the same.
 
 The archive is part of the record: the table `archives` holds its file's name and hash. A month's rows leave the ledger only after the file was
-written, synced, read back and found to hold the very same rows; removing them and writing the opening rows is one transaction.
+written, synced, read back and found to hold the very same rows; removing them, signing the file's hash, writing the opening rows and the audit
+log's entry is one transaction.
 
 Which column is what is read off the ledger's table, so that columns added later are carried along: those of `BY` are what rows are summed up by;
 whole numbers of 64 bits and real numbers that are no times (`…_at`) are added up; the others are left empty in an opening row.
@@ -24,18 +25,20 @@ from msgspec import Struct
 from sqlalchemy import Connection, delete, func, insert, select
 
 from config.database import STATE_LOCK, Database, exclusively
+from router.audit.chain import Head
+from router.audit.log import Actor, AuditLog, Entry, Subject
+from router.audit.tables import LEDGER_CHAIN, audit_checkpoints
 from router.ids import fresh_id
 from router.storage.archive_files import SUFFIXES, Format, read_rows, write_rows
 from router.storage.backup import snapshot
 from router.storage.files import written_whole
 from router.storage.rows import Lines, TableShape, Where, read_tables, select_rows
-from router.storage.tables import archives, ledger_openings
+from router.storage.tables import OPENING, archives, ledger_openings
 from router.tables import ledger, reservations
 
 BY = ("tenant", "team", "user", "user_id", "key_id", "backend", "provider", "model", "purpose", "usage_source", "rule")
 """What opening rows keep apart, where the ledger has it."""
 
-OPENING = "opening"
 SETTLED_S = 86_400.0
 """A month is closed this long after its end: until then a settlement may come that the database did not take at once."""
 
@@ -83,8 +86,8 @@ def month_of(moment: float, back: int = 0) -> str:
     return f"{year:04}-{number + 1:02}"
 
 
-def archive(database: Database, folder: Path, *, before: str, form: Format = "csv", now: float | None = None) -> Iterator[Archive]:
-    """Archive every closed month before `before` (`YYYY-MM`), oldest first; each is done when it is yielded. Blocking.
+def archive(database: Database, folder: Path, log: AuditLog, actor: Actor, *, before: str, form: Format = "csv", now: float | None = None) -> Iterator[Archive]:
+    """Archive every closed month before `before` (`YYYY-MM`), oldest first; each is done when it is yielded. `actor` stands in the log as who did. Blocking.
 
     Raises `CannotArchive`, and `ValueError` for what is no month.
     """
@@ -95,7 +98,7 @@ def archive(database: Database, folder: Path, *, before: str, form: Format = "cs
     if not folder.is_dir():
         raise CannotArchive(f"there is no folder {folder}")
     for month in database.read_blocking(lambda connection: _months(connection, limit)):
-        yield _archive_month(database, folder, month, form, moment)
+        yield _archive_month(database, folder, log, actor, month, form, moment)
 
 
 def list_archives(connection: Connection) -> list[Archive]:
@@ -123,15 +126,15 @@ def _months(connection: Connection, limit: float) -> list[str]:
         after = month_bounds(found[-1])[1]
 
 
-def _archive_month(database: Database, folder: Path, month: str, form: Format, now: float) -> Archive:
+def _archive_month(database: Database, folder: Path, log: AuditLog, actor: Actor, month: str, form: Format, now: float) -> Archive:
     for _ in range(TRIES):
-        done = _try_month(database, folder, month, form, now)
+        done = _try_month(database, folder, log, actor, month, form, now)
         if done is not None:
             return done
     raise CannotArchive(f"the rows of {month} change while they are archived: try again later")
 
 
-def _try_month(database: Database, folder: Path, month: str, form: Format, now: float) -> Archive | None:
+def _try_month(database: Database, folder: Path, log: AuditLog, actor: Actor, month: str, form: Format, now: float) -> Archive | None:
     """None where the month's rows were not the same any more when they were to be removed; then nothing is changed in the database."""
     start, end = month_bounds(month)
 
@@ -179,6 +182,7 @@ def _try_month(database: Database, folder: Path, month: str, form: Format, now: 
         exclusively(connection, STATE_LOCK)
         if connection.execute(select(archives.c.id).where(archives.c.id == name)).first() is not None:
             raise _Changed
+        _sign(connection, log, done, end)
         if connection.execute(delete(ledger).where(*mine(ledger.c))).rowcount != written.rows:
             raise _Changed
         connection.execute(insert(archives), msgspec.structs.asdict(done))
@@ -188,6 +192,8 @@ def _try_month(database: Database, folder: Path, month: str, form: Format, now: 
             insert(ledger_openings),
             [{"id": row["id"], "archive": name, "rows": group[_ROWS], "requests": group[_REQUESTS]} for row, group in openings],
         )
+        about = {"file": done.file, "sha256": done.sha256, "rows": done.rows, "cost": done.cost}
+        log.append(connection, Entry(actor, "ledger.archive", Subject("ledger", name, "", about)))
         return True
 
     try:
@@ -198,6 +204,14 @@ def _try_month(database: Database, folder: Path, month: str, form: Format, now: 
             (folder / f"{name}.json").unlink()
         return None
     return done
+
+
+def _sign(connection: Connection, log: AuditLog, done: Archive, end: float) -> None:
+    """Cover the rows that ended before `end`, so that they may be removed, by the hash of the file that holds them."""
+    newest = connection.execute(select(func.max(audit_checkpoints.c.seq)).where(audit_checkpoints.c.chain == LEDGER_CHAIN)).scalar() or 0
+    signed = Head(newest + 1, done.sha256)
+    values = {"chain": LEDGER_CHAIN, "seq": signed.position, "hash": signed.hash, "until": end, "at": done.archived_at}
+    connection.execute(insert(audit_checkpoints), {**values, "mac": log.key.checkpoint(LEDGER_CHAIN, signed, end)})
 
 
 class _Changed(Exception):

@@ -14,6 +14,7 @@ from config.database import Database
 from config.schema import BASE, Progress, downgrade, problem_of, read_revisions, read_state, upgrade
 from config.secretfile import FILE_NAME
 from retrieval.blobs import BlobStore
+from router.audit.triggers import all_changeable
 from router.storage.backup import Backup, Damaged
 from router.storage.files import written_whole
 from router.storage.rows import empty_tables, has_rows, insert_rows, read_tables, set_counters
@@ -75,7 +76,8 @@ def restore(backup: Backup, database: Database, locations: tuple[Path, ...], blo
 
 def _load(connection: Connection, backup: Backup, locations: tuple[Path, ...], progress: Progress | None) -> None:
     """The tables are made anew at the backup's revision: what an earlier schema left behind has no part in the result."""
-    empty_tables(connection, read_tables(connection))
+    with all_changeable(connection):
+        empty_tables(connection, read_tables(connection))
     downgrade(connection, locations, BASE)
     upgrade(connection, locations, backup.manifest.revision)
     tables = read_tables(connection)
@@ -86,7 +88,8 @@ def _load(connection: Connection, backup: Backup, locations: tuple[Path, ...], p
             raise Damaged(f"the backup's table {table.name} is not that of revision {backup.manifest.revision}")
     if lost := saved.keys() - {table.name for table in tables}:
         raise Damaged(f"the backup has tables that revision {backup.manifest.revision} has not: {', '.join(sorted(lost))}")
-    empty_tables(connection, tables)  # of what the migrations themselves put in
+    with all_changeable(connection):
+        empty_tables(connection, tables)  # of what the migrations themselves put in
     for table in tables:
         insert_rows(connection, saved[table.name].shape, backup.rows(saved[table.name]))
     set_counters(connection, tables, {name: table.counter for name, table in saved.items() if table.counter is not None})

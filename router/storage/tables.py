@@ -6,6 +6,9 @@ from sqlalchemy import BigInteger, Column, Connection, Double, Index, String, Ta
 
 from router.tables import metadata
 
+OPENING = "opening"
+"""The ledger's `entry` of a row that stands for archived ones."""
+
 archives = Table(
     "archives",
     metadata,

@@ -473,7 +473,7 @@ async def test_the_books_are_checked_and_every_problem_is_located(service: Servi
             def work(connection: Any) -> None:
                 for statement in statements:
                     statement(connection) if callable(statement) else connection.execute(statement)
-                said.update((each.table, each.row, each.column) for each in check_ledger(connection))
+                said.update((each.table, each.row, each.column) for each in check_ledger(connection, service.gateway.audit.key))
                 raise Undone
 
             with pytest.raises(Undone):

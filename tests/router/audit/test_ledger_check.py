@@ -18,13 +18,16 @@ from config.prices import Price
 from policies.access import Principal
 from policies.schema import TenantBudget
 from router import policy_store
-from router.audit.ledger_check import Finding, check_ledger
+from router.audit.chain import ChainKey
+from router.audit.findings import Finding
+from router.audit.ledger_check import check_ledger
 from router.audit.triggers import changeable
 from router.launch import migrate_state
 from router.money.accounting import DAY_S, periods_of
 from router.money.batch import CountersMissing, Entry, Next, Open, Release, Settle, book, make_counters
 from router.money.levels import caps_of
 from router.money.recovery import recover
+from router.money.rollup import usage_days
 from router.money.settlement import AttemptPlan, Booking, Counter, Settlement
 from router.tables import budgets, ledger, reservations
 
@@ -35,10 +38,11 @@ BUDGETS: tuple[dict[str, Any], ...] = (
         "models": {"gpt": {"day": 1000}, "mini": {"month": 1000}, "scripted": {"day": 1000}},
         "teams": {"red": {"day": 1000}},
     },
-    {"day": 1000, "per_key": {"month": 1000}, "models": {"mini": {"day": 1000}}},
+    {"day": 1000, "per_key": {"month": 1000}, "models": {"mini": {"day": 1000}}, "teams": {"team_1": {"month": 1000}}},
 )
 """Of the policy versions 1, 2, 3."""
 
+KEY = ChainKey(b"a secret")
 MODELS = {"mini": "gpt", "large": "gpt-large", "plain": "scripted"}
 """The policies' backends; `plain` names no model, so that its own default is what was planned."""
 
@@ -102,6 +106,7 @@ class Books:
             month=month,
             attempt=self.made,
             plan=self.plan(backend, 1.0),
+            team=principal.team,
         )
         self.write(Open(booking))
         self.open[place] = booking
@@ -129,12 +134,12 @@ class Books:
         self.recovered, self.open = self.open, {}
 
     def check(self) -> list[Finding]:
-        return self.database.read_blocking(check_ledger)
+        return self.database.read_blocking(lambda connection: check_ledger(connection, KEY))
 
     def forget(self) -> None:
         def work(connection: Connection) -> None:
             with changeable(connection, "ledger"):
-                for table in (ledger, budgets, reservations):
+                for table in (ledger, usage_days, budgets, reservations):
                     connection.execute(delete(table))
 
         self.database.write_blocking(work)
@@ -204,7 +209,7 @@ def found_with(books: Books, *statements: Any) -> set[tuple[str, str, str]]:
     def work(connection: Connection) -> None:
         for statement in statements:
             connection.execute(statement)
-        said.extend(check_ledger(connection))
+        said.extend(check_ledger(connection, KEY))
         raise Undone
 
     with pytest.raises(Undone):
@@ -243,7 +248,7 @@ def test_every_counter_of_a_level_is_held_against_the_rows_that_moved_it(books: 
         for amount in (-1, 1):
             rows = {row for row, column, _ in found_with(books, moved(place, amount)) if column == "spent"}
             named = f"acme {place.scope} {place.period}" if place.scope else f"acme {place.period}"
-            loose = place.scope.startswith("team:") and amount < 0  # a row does not say which team it was of
+            loose = place.scope.startswith("team:") and amount < 0  # the policy names it by what it is called, and that no row says
             assert (named in rows) is not loose, (place, amount)
         gone = delete(budgets).where(budgets.c.scope == place.scope, budgets.c.period == place.period)
         assert ((named, "spent", str(spent)) in found_with(books, gone)) is not place.scope.startswith("team:")
@@ -309,3 +314,24 @@ def test_a_request_booked_before_midnight_counts_in_its_day_however_late_it_ends
     next_day = {"tenant": "acme", "scope": "", "period": periods_of(int(MIDNIGHT // DAY_S))[0], "cap": 0, "spent": 100, "reserved": 0}
     wrong = found_with(books, moved(day, -100), insert(budgets).values(next_day))
     assert {(f"acme {day.period}", "spent", "100"), (f"acme {next_day['period']}", "spent", "0")} <= wrong
+
+
+def test_a_level_that_came_between_an_estimate_and_its_correction_may_hold_the_estimate(books: Books) -> None:
+    books.begin(0, 1, "key_a", "large")
+    books.crash()  # booked at what was set aside, in the tenant's counters
+    books.begin(1, 2, "key_a", "large")  # the key's counter begins with that
+    books.settle(0, "gpt-large", 3)  # late: corrects
+    books.settle(1, "gpt-large", 10)
+    found = {place.scope: spent for place, spent in counters(books).items() if place.period.startswith("day:")}
+    assert (found[""], found["key:key_a"]) == (13, 110)
+    assert books.check() == []
+    assert found_with(books, moved(next(place for place in counters(books) if place.scope == "key:key_a"), 1))
+
+
+def test_a_team_that_a_budget_names_by_id_counts_to_the_picodollar(books: Books) -> None:
+    books.begin(0, 3, "key_a", "large")
+    books.settle(0, "gpt-large", 40)
+    place = next(place for place in counters(books) if place.scope == "team:team_1")
+    assert place.period.startswith("month:")
+    for amount in (-1, 1):
+        assert found_with(books, moved(place, amount)) == {(f"acme team:team_1 {place.period}", "spent", "40")}

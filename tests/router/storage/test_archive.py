@@ -13,29 +13,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from config.database import Database, open_database
+from router.audit import reading
+from router.audit.chain import ChainKey
+from router.audit.log import SYSTEM, AuditLog
+from router.audit.sums_check import check_archives, check_sums
+from router.audit.tables import audit_checkpoints
+from router.audit.triggers import changeable
 from router.identity.tables import tenants
 from router.launch import migrate_state
 from router.money import reports
 from router.money.books import write_rows
 from router.money.periods import parse_month
+from router.money.rollup import day_of
 from router.money.statement import make_statement
 from router.storage import archive as archiving
-from router.storage.archive import CannotArchive, archive, check_file, list_archives, month_bounds, month_of
+from router.storage.archive import Archive, CannotArchive, check_file, list_archives, month_bounds, month_of
 from router.storage.archive_files import Format, read_rows
 from router.storage.backup import open_backup, write_backup
 from router.storage.restore import restore
 from router.storage.rows import read_tables
-from router.storage.tables import Archived, ledger_openings
+from router.storage.tables import Archived, archives, ledger_openings
 from router.tables import ledger, reservations
 from tests.router.cli.kit import Command, headgate
 
 __all__ = ["headgate"]
+SECRET = b"a secret"
 MONTHS = ("2025-11", "2025-12", "2026-01")
 NOW = datetime(2026, 2, 10, tzinfo=UTC).timestamp()
 TEXTS = (None, "", "\\N", "\\", 'a "quoted", cell\r\nof two lines', "北京")
+
+
+def archive(database: Database, folder: Path, **given: Any) -> Iterator[Archive]:
+    return archiving.archive(database, folder, AuditLog(database, SECRET), SYSTEM, **given)
 
 
 def row(number: int, month: str, random: random.Random) -> dict[str, Any]:
@@ -120,6 +133,62 @@ def test_closed_months_leave_the_ledger_and_every_total_stays(database: Database
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(("ledger", "."))) == sorted(
         name for each in done for name in (each.file, f"ledger-{each.month}.json")
     )
+
+
+def findings(database: Database, *statements: Any) -> set[tuple[str, str, str]]:
+    """What checking the books says of sums and archives, once these have run; nothing of it stays."""
+
+    class Undone(Exception): ...
+
+    said: set[tuple[str, str, str]] = set()
+
+    def work(connection: Connection) -> None:
+        with changeable(connection, "ledger", "audit_checkpoints"):
+            for statement in statements:
+                connection.execute(statement)
+        key = ChainKey(SECRET)
+        said.update((each.table, each.row, each.column) for each in [*check_sums(connection), *check_archives(connection, key)])
+        raise Undone
+
+    with pytest.raises(Undone):
+        database.write_blocking(work)
+    return said
+
+
+def test_archives_are_signed_and_recorded_and_the_sums_are_held_against_rows_and_openings(database: Database, tmp_path: Path) -> None:
+    put(database)
+    assert findings(database) == set()
+    with pytest.raises(DBAPIError, match="append only"):
+        database.write_blocking(lambda connection: connection.execute(delete(ledger)))
+    done = list(archive(database, tmp_path, before="2026-01", now=NOW))
+    assert findings(database) == set()
+    entries, _ = database.read_blocking(lambda connection: reading.entries(connection, reading.Wanted(action="ledger.archive"), limit=10))
+    assert [(each.object_id, each.details["sha256"], each.details["rows"]) for each in reversed(entries)] == [
+        (each.id, each.sha256, each.rows) for each in done
+    ]
+    with pytest.raises(DBAPIError, match="append only"):  # of what is not archived nothing may go
+        database.write_blocking(lambda connection: connection.execute(delete(ledger).where(ledger.c.entry != "opening")))
+
+    opening = select(ledger.c.id).where(ledger.c.entry == "opening", ledger.c.tenant == "acme", ledger.c.cost > 0).order_by(ledger.c.id).limit(1)
+    one = database.read_blocking(lambda connection: connection.execute(opening).scalar_one())
+    cheaper = findings(database, update(ledger).where(ledger.c.id == one).values(cost=ledger.c.cost - 1))
+    assert {(table, column) for table, _, column in cheaper} == {("usage_days", "cost"), ("archives", "cost")}
+    gone = findings(database, delete(ledger_openings).where(ledger_openings.c.id == one))
+    assert ("ledger", one, "entry") in gone
+    assert {(table, column) for table, _, column in gone} == {("archives", "rows"), ("archives", "cost"), ("ledger", "entry")}
+    kept = select(ledger.c.id).where(ledger.c.entry != "opening").order_by(ledger.c.id).limit(1)
+    row_kept = database.read_blocking(lambda connection: connection.execute(kept).scalar_one())
+    changed = findings(database, update(ledger).where(ledger.c.id == row_kept).values(input_tokens=ledger.c.input_tokens + 1))
+    assert {(table, row[:10], column) for table, row, column in changed} == {("usage_days", row_kept_day(database, row_kept), "input_tokens")}
+    name = done[0].id
+    assert findings(database, update(archives).where(archives.c.id == name).values(sha256="0" * 64)) == {("archives", name, "sha256")}
+    forged = findings(database, update(audit_checkpoints).where(audit_checkpoints.c.seq == 2).values(until=9e9))
+    assert forged == {("audit_checkpoints", "ledger 2", "mac"), ("archives", done[1].id, "sha256")}
+
+
+def row_kept_day(database: Database, row_id: str) -> str:
+    ended = database.read_blocking(lambda connection: connection.execute(select(ledger.c.ended_at).where(ledger.c.id == row_id)).scalar_one())
+    return day_of(ended)
 
 
 def test_a_row_that_comes_to_an_archived_month_later_is_archived_beside_it(database: Database, tmp_path: Path) -> None:
