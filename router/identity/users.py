@@ -40,6 +40,9 @@ class User(Struct, frozen=True, kw_only=True):
     erased_at: float | None = None
 
 
+_SELECT = select(*(users.c[name] for name in User.__struct_fields__))
+
+
 def create_user(
     connection: Connection,
     tenant: str,
@@ -66,7 +69,7 @@ def create_user(
 
 def list_users(connection: Connection, tenant: str | None = None, team: str | None = None) -> list[User]:
     """Every user, or one tenant's, or one team's; oldest first."""
-    query = select(users).order_by(users.c.created_at, users.c.id)
+    query = _SELECT.order_by(users.c.created_at, users.c.id)
     if tenant is not None:
         query = query.where(users.c.tenant == tenant if may_exist(tenant) else false())
     if team is not None:
@@ -76,7 +79,7 @@ def list_users(connection: Connection, tenant: str | None = None, team: str | No
 
 def get_user(connection: Connection, user_id: str, tenant: str | None = None, *, locked: bool = False) -> User:
     """A user; with `tenant` only that tenant's; `locked` until the transaction ends. Raises `Unknown`."""
-    query = select(users).where(users.c.id == user_id)
+    query = _SELECT.where(users.c.id == user_id)
     if locked:
         query = query.with_for_update()
     if tenant is not None:

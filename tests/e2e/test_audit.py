@@ -399,7 +399,7 @@ async def test_erasing_a_user_takes_what_they_said_and_who_they_are_and_leaves_s
     after = await call(service, "GET", "/admin/usage", service.admin_key)
     assert (after[1]["data"], after[1]["budgets"]) == (sums[1]["data"], sums[1]["budgets"])
     assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
-    assert await service.database.read(check_ledger) == []
+    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.audit.key)) == []
     shown = (await call(service, "GET", f"/admin/users/{jane['id']}", service.key))[1]
     assert (shown["subject"], shown["email"], shown["display_name"], shown["erased_at"] is not None) == (None, None, None, True)
     assert [(await call(service, "GET", f"/admin/keys/{key['id']}", service.key))[1]["name"] for key in keys] == ["erased", "a laptop"]
@@ -460,7 +460,7 @@ async def test_what_is_kept_of_a_user_after_they_were_erased_is_swept(service: S
 async def test_the_books_are_checked_and_every_problem_is_located(service: Service) -> None:
     for key in (service.key, service.other_key):
         await call(service, "POST", "/v1/chat/completions", key, CHAT)
-    assert await service.database.read(check_ledger) == []
+    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.audit.key)) == []
     (row, _) = await service.database.read(lambda connection: connection.execute(select(ledger).order_by(ledger.c.tenant)).mappings().all())
 
     def found_after(*statements: Any) -> Any:

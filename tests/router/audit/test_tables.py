@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import BigInteger, Column, Connection, Executable, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-import config.database
 from config.database import Database, open_database
+from config.schema import downgrade
+from router.audit.chain import ChainKey
 from router.audit.ledger_check import check_ledger
 from router.audit.tables import audit_checkpoints, audit_heads, audit_log, decision_capabilities, decisions, prompts
 from router.audit.triggers import APPEND_ONLY, changeable, triggers_of
-from router.launch import migrate_state
+from router.launch import MIGRATIONS, migrate_state
 from router.tables import metadata
 
 TABLES = tuple(table.name for table in (audit_log, audit_heads, audit_checkpoints, decisions, decision_capabilities, prompts))
@@ -71,7 +71,9 @@ def test_a_migration_that_rebuilds_such_a_table_leaves_it_guarded(database_url: 
     database.write_blocking(later)
     assert database.read_blocking(lambda connection: connection.execute(text("SELECT extra FROM ledger")).scalar()) == 8
     assert_refused(database, text("UPDATE ledger SET extra = 9"))
-    assert [each.table for each in database.read_blocking(check_ledger) if "trigger" in each.message] == []
+    assert [
+        each.table for each in database.read_blocking(lambda connection: check_ledger(connection, ChainKey(b"a secret"))) if "trigger" in each.message
+    ] == []
     database.close()
 
 
@@ -93,24 +95,12 @@ async def test_the_migrations_make_exactly_the_tables_the_code_uses(database_url
 
 
 def test_the_migration_goes_back_and_forth_and_keeps_what_was_there(database_url: str) -> None:
-    root = Path(config.database.__file__).parent.parent
     database = open_database(database_url)
     migrate_state(database)
     row = "INSERT INTO kept_responses (id, tenant, data_class, content, created_at, expires_at) VALUES ('r', 'acme', 'public', :content, 1, 2)"
     database.write_blocking(lambda connection: connection.execute(text(row), {"content": b"x"}) and None)
 
-    def back(connection: Connection) -> None:
-        from alembic import command
-        from alembic.config import Config
-
-        settings = Config()
-        settings.set_main_option("script_location", str(root / "config" / "migrations"))
-        settings.set_main_option("path_separator", "newline")
-        settings.set_main_option("version_locations", f"{root / 'router' / 'migrations'}\n{root / 'retrieval' / 'migrations'}")
-        settings.attributes["connection"] = connection
-        command.downgrade(settings, "0004_kept")
-
-    database.write_blocking(back)
+    database.alter_blocking(lambda connection: downgrade(connection, MIGRATIONS, "0004_kept"))
     assert not set(TABLES) & set(database.read_blocking(lambda connection: inspect(connection).get_table_names()))
     database.write_blocking(lambda connection: connection.execute(text("DELETE FROM ledger")) and None)
     migrate_state(database)
