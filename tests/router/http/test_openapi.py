@@ -46,7 +46,8 @@ def test_the_three_dialects_describe_their_answers_and_their_errors(document: di
         answers = document["paths"][f"/v1/{path}"]["post"]["responses"]
         assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
         assert {own, "model", "usage", "headgate"} <= answers["200"]["content"]["application/json"]["schema"]["properties"].keys()
-        shape = answers["default"]["content"]["application/json"]["schema"]
+        refused = document["components"]["responses"][answers["404"]["$ref"].rpartition("/")[2]]
+        shape = refused["content"]["application/json"]["schema"]
         shape = document["components"]["schemas"][shape["$ref"].rpartition("/")[2]] if "$ref" in shape else shape
         assert shape["properties"].keys() == error
 
@@ -64,8 +65,21 @@ def test_every_route_that_takes_a_body_describes_it(document: dict[str, Any]) ->
 def test_every_reference_in_the_document_leads_to_a_schema(document: dict[str, Any]) -> None:
     references = re.findall(r"'\$ref': '([^']+)'", repr(document))
     assert references
-    assert {reference.rpartition("/")[2] for reference in references} <= document["components"]["schemas"].keys()
-    assert all(reference.startswith("#/components/schemas/") for reference in references)
+    for reference in references:
+        _, components, kind, name = reference.split("/")
+        assert components == "components"
+        assert name in document["components"][kind]
+
+
+def test_every_route_behind_a_key_says_how_it_refuses(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            locked = bool(operation["security"])
+            assert ({"400", "401", "403", "429", "500", "503"} <= operation["responses"].keys()) == locked
+            if locked:
+                assert ("404" in operation["responses"]) >= ("{" in path)
+                assert ("413" in operation["responses"]) == ("requestBody" in operation)
+            assert "default" not in operation["responses"]
 
 
 def test_only_what_opens_without_a_key_says_so(document: dict[str, Any]) -> None:
