@@ -15,14 +15,15 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, CursorResult, Engine, Executable, MetaData, create_engine, event, make_url
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Connection, Engine, Executable, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -61,7 +62,7 @@ def exclusively(connection: Connection, lock: int) -> None:
 
 
 class Prepared:
-    """A statement that is compiled once for each dialect and then handed to the driver as it is.
+    """A statement that is compiled once for each dialect and then handed to the driver as it is; on SQLite past SQLAlchemy altogether.
 
     For statements of the hot path: SQLAlchemy's work for every execution costs several times what SQLite's does. Values go to the driver
     unchanged, so the columns must be of types that need no conversion: text, integers, floats, bytes.
@@ -70,14 +71,29 @@ class Prepared:
     def __init__(self, statement: Executable) -> None:
         self._statement = statement
         self._compiled: dict[str, tuple[str, Callable[[Mapping[str, Any]], tuple[Any, ...]]]] = {}
+        self._row: Callable[[Iterable[Any]], Any] | None = None
 
-    def run(self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
-        """Execute with the named values; with a sequence of them once for each. Raises `KeyError` for a value that is missing."""
-        compiled = self._compiled.get(connection.dialect.name) or self._compile(connection)
-        sql, positional = compiled
-        if isinstance(values, Mapping):
-            return connection.exec_driver_sql(sql, positional(values))
-        return connection.exec_driver_sql(sql, [positional(each) for each in values])
+    def run(self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        """Execute with the named values; with a sequence of them once for each. Returns the rows, if there are any, with their columns as attributes.
+
+        Raises `KeyError` for a value that is missing, and SQLAlchemy's errors.
+        """
+        sql, positional = self._compiled.get(connection.dialect.name) or self._compile(connection)
+        given = positional(values) if isinstance(values, Mapping) else [positional(each) for each in values]
+        driver = connection.connection.dbapi_connection
+        if not isinstance(driver, sqlite3.Connection):
+            result = connection.exec_driver_sql(sql, given)
+            return result.all() if result.returns_rows else ()
+        try:
+            cursor = driver.execute(sql, given) if isinstance(given, tuple) else driver.executemany(sql, given)
+            return self._named(cursor) if cursor.description else ()
+        except sqlite3.Error as error:
+            raise DBAPIError.instance(sql, None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect) from error
+
+    def _named(self, cursor: sqlite3.Cursor) -> list[Any]:
+        if self._row is None:
+            self._row = cast(Any, namedtuple("Row", [column[0] for column in cursor.description]))._make
+        return list(map(self._row, cursor))
 
     def _compile(self, connection: Connection) -> tuple[str, Callable[[Mapping[str, Any]], tuple[Any, ...]]]:
         statement = cast(SQLCompiler, self._statement.compile(dialect=connection.dialect))  # type: ignore[attr-defined]

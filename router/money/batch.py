@@ -11,14 +11,14 @@ counters, each sorted. Counters that are not there yet are made in a transaction
 from __future__ import annotations
 
 from calendar import monthrange
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, or_, select, text
+from sqlalchemy import Connection, bindparam, delete, exists, func, or_, select, text
 
 from config.database import Prepared
 from router.money.books import (
@@ -74,42 +74,44 @@ class _Held(NamedTuple):
     counters: tuple[Counter, ...]
 
 
+_Caps = dict[Counter, int | None]
 _Lane = tuple[str, str]
 """A request's id and a purpose: what a reservation is known by."""
 
 
-def touched(entries: Sequence[Entry]) -> set[Counter]:
-    """The counters that the entries may need, each of which must be there before `book` runs."""
-    found: set[Counter] = set()
-    for entry in entries:
-        found.update(entry.booking.counters(entry.booking.plan))
-        if isinstance(entry, Next):
-            found.update(entry.booking.counters(entry.plan))
-    return found
-
-
 def book(connection: Connection, worker: str, entries: Sequence[Entry]) -> list[Outcome]:
-    """Book the entries, inside the caller's transaction, for which each of `touched` has been made. What is given back comes before what is set aside.
+    """Book the entries, inside the caller's transaction. What is given back comes before what is set aside.
 
-    Returns what each came to. Raises what the database raises, and then nothing of them is booked.
+    Returns what each came to. Raises `CountersMissing` where counters must be made first, or what the database raises; then nothing of them is booked.
     """
     batch = _Batch(connection, worker)
     outcomes: list[Outcome] = [None] * len(entries)
     closing = [entry for entry in entries if not isinstance(entry, Open)]
-    held = _held(connection, sorted({_lane(entry.booking) for entry in closing})) if closing else {}
-    needed = touched(entries)
-    needed.update(counter for each in held.values() for counter in each.counters)
+    held = _held(connection, sorted({_lane(closes.booking) for closes in closing})) if closing else {}
+    needed = {counter for each in held.values() for counter in each.counters}
+    for closes in closing:
+        if _lane(closes.booking) not in held:  # it comes late, or never was
+            needed.update(closes.booking.counters(closes.booking.plan))
+    opening: list[tuple[int, Open | Next, _Caps]] = []
+    for at, entry in enumerate(entries):
+        if isinstance(entry, Open | Next):
+            caps = entry.booking.counters(entry.plan if isinstance(entry, Next) else entry.booking.plan)
+            needed.update(caps)
+            opening.append((at, entry, caps))
     batch.read_counters(sorted(needed))
-    for at, entry in sorted(enumerate(entries), key=lambda pair: isinstance(pair[1], Open | Next)):
-        match entry:
+    for closes in closing:
+        match closes:
             case Settle():
-                batch.settle(entry, held.pop(_lane(entry.booking), None))
+                batch.settle(closes, held.pop(_lane(closes.booking), None))
             case Release():
-                batch.release(held.pop(_lane(entry.booking), None), entry.booking)
-            case Next():
-                outcomes[at] = batch.follow(entry, held)
-            case Open():
-                outcomes[at] = batch.open(entry.booking, entry.booking.plan)
+                batch.release(held.pop(_lane(closes.booking), None), closes.booking)
+            case Next():  # follows below, once everything else is given back
+                pass
+    for at, opens, caps in opening:
+        if isinstance(opens, Next):
+            outcomes[at] = batch.follow(opens, caps, held)
+        else:
+            outcomes[at] = batch.open(opens.booking, opens.booking.plan, caps)
     batch.write()
     return outcomes
 
@@ -122,8 +124,8 @@ class _Batch:
         self._worker = worker
         self._left: dict[Counter, int] = {}
         """Spent and set aside together, as it will stand once this batch is written."""
-        self._spent: dict[Counter, int] = defaultdict(int)
-        self._reserved: dict[Counter, int] = defaultdict(int)
+        self._moved: dict[Counter, list[int]] = {}
+        """What is added to spent and to reserved."""
         self._caps: dict[Counter, int] = {}
         self._gone: list[_Lane] = []
         self._made: list[dict[str, object]] = []
@@ -140,24 +142,24 @@ class _Batch:
             self._late.append((booking, row))
             return
         self._gone.append(_lane(booking))
-        self._move(held.counters, reserved=-held.amount)
         if held.attempt == booking.attempt:
-            self._move(held.counters, spent=settlement.cost)
+            self._move(held.counters, reserved=-held.amount, spent=settlement.cost)
             self._rows.append(row)
-        # Else the next attempt was booked and nobody learned of it, so this one is booked too and the next one never began.
+        else:  # the next attempt was booked and nobody learned of it, so this one is booked too and the next one never began
+            self._move(held.counters, reserved=-held.amount)
 
     def release(self, held: _Held | None, booking: Booking) -> None:
         if held is not None:
             self._gone.append(_lane(booking))
             self._move(held.counters, reserved=-held.amount)
 
-    def follow(self, entry: Next, held: dict[_Lane, _Held]) -> AttemptPlan | BudgetExceeded:
+    def follow(self, entry: Next, caps: _Caps, held: dict[_Lane, _Held]) -> AttemptPlan | BudgetExceeded:
         booking, settlement = entry.booking, entry.settlement
         old = held.get(_lane(booking))
         if old is not None:
             self._move(old.counters, reserved=-old.amount, spent=settlement.cost)
         following = msgspec.structs.replace(booking, attempt=booking.attempt + 1, plan=entry.plan)
-        outcome = self.open(following, entry.plan)
+        outcome = self.open(following, entry.plan, caps)
         if isinstance(outcome, BudgetExceeded):
             if old is not None:
                 self._move(old.counters, reserved=old.amount, spent=-settlement.cost)
@@ -171,25 +173,26 @@ class _Batch:
             self._rows.append(row)
         return outcome
 
-    def open(self, booking: Booking, plan: AttemptPlan) -> AttemptPlan | BudgetExceeded:
-        counters = booking.counters(plan)
+    def open(self, booking: Booking, plan: AttemptPlan, caps: _Caps) -> AttemptPlan | BudgetExceeded:
+        """`caps` are the counters of this attempt: a clamped one moves the same."""
         fits = LARGEST_AMOUNT
-        for counter, cap in counters.items():
+        for counter, cap in caps.items():
             self._caps[counter] = UNCAPPED if cap is None else cap
             fits = min(fits, self._caps[counter] - self._left[counter])
         granted = plan.clamped(fits) if plan.amount else plan  # what costs nothing is never over a budget
         if granted is None:
-            short = (Short(counter, self._caps[counter], self._left[counter]) for counter in counters)
+            short = (Short(counter, self._caps[counter], self._left[counter]) for counter in caps)
             return BudgetExceeded(booking.tenant, plan.amount, tuple(each for each in short if each.cap - each.taken < plan.least_amount))
-        self._move(tuple(counters), reserved=granted.amount)
-        self._made.append(reservation_row(msgspec.structs.replace(booking, plan=granted), self._worker))
+        self._move(caps, reserved=granted.amount)
+        self._made.append(reservation_row(booking, granted, [(counter.scope, counter.period) for counter in caps if counter.scope], self._worker))
         return granted
 
-    def _move(self, counters: Sequence[Counter], *, reserved: int = 0, spent: int = 0) -> None:
+    def _move(self, counters: Iterable[Counter], *, reserved: int = 0, spent: int = 0) -> None:
         for counter in counters:
             self._left[counter] += reserved + spent
-            self._reserved[counter] += reserved
-            self._spent[counter] += spent
+            moved = self._moved.setdefault(counter, [0, 0])
+            moved[0] += spent
+            moved[1] += reserved
 
     def write(self) -> None:
         connection = self._connection
@@ -201,7 +204,7 @@ class _Batch:
             INSERT_LEDGER.run(connection, self._rows)
         for booking, row in self._late:
             self._correct(booking, row)
-        move_counters(connection, {counter: (spent, self._reserved[counter]) for counter, spent in self._spent.items()}, self._caps)
+        move_counters(connection, {counter: (spent, reserved) for counter, (spent, reserved) in self._moved.items()}, self._caps)
         roll_up(connection, self._rows)
 
     def _correct(self, booking: Booking, row: dict[str, object]) -> None:
@@ -211,7 +214,7 @@ class _Batch:
             return
         cost = correction["cost"]
         assert isinstance(cost, int)
-        self._move(tuple(booking.counters(booking.plan)), spent=cost)
+        self._move(booking.counters(booking.plan), spent=cost)
         INSERT_LEDGER.run(self._connection, correction)
         self._rows.append(correction)
 
@@ -279,10 +282,13 @@ def _held(connection: Connection, lanes: Sequence[_Lane]) -> dict[_Lane, _Held]:
 
 def counters_of(row: Any) -> tuple[Counter, ...]:
     """The counters that a reservation has moved: its tenant's, and those of the levels named in it."""
-    own = (Counter(row.tenant, "", row.day), Counter(row.tenant, "", row.month))
-    if row.counters == "[]":
-        return own
-    return (*own, *(Counter(row.tenant, scope, period) for scope, period in msgspec.json.decode(row.counters, type=list[tuple[str, str]])))
+    return _counters_of(row.tenant, row.day, row.month, row.counters)
+
+
+@lru_cache(maxsize=4096)
+def _counters_of(tenant: str, day: str, month: str, levels: str) -> tuple[Counter, ...]:
+    named = (Counter(tenant, scope, period) for scope, period in msgspec.json.decode(levels, type=list[tuple[str, str]]))
+    return (Counter(tenant, "", day), Counter(tenant, "", month), *named)
 
 
 def _read_counters(connection: Connection, counters: Sequence[Counter]) -> dict[Counter, int]:
@@ -319,10 +325,14 @@ _MAKE = Prepared(
 
 
 def _spent_before(connection: Connection, counter: Counter) -> int:
+    """What the ledger says was spent of a level in its period. A request belongs to the period in which it began, however long it ran."""
     kind, _, name = counter.scope.partition(":")
     who = {"key": ledger.c.key_id == name, "team": ledger.c.team == name, "model": or_(ledger.c.backend == name, ledger.c.model == name)}[kind]
     start, end = _bounds(counter.period)
-    when = (ledger.c.started_at >= start, ledger.c.started_at < end)
+    earlier = ledger.alias()
+    began_before = exists().where(earlier.c.request_id == ledger.c.request_id, earlier.c.purpose == ledger.c.purpose, earlier.c.started_at < start)
+    # What began in the period ended in it or later: the index by tenant and end keeps this short at midnight, when every key's counter is made.
+    when = (ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end, ~began_before)
     return int(connection.execute(select(func.coalesce(func.sum(ledger.c.cost), 0)).where(ledger.c.tenant == counter.tenant, who, *when)).scalar_one())
 
 

@@ -14,7 +14,7 @@ from config.database import Prepared
 from config.prices import Price
 from router.ids import fresh_id
 from router.money.rollup import roll_up
-from router.money.settlement import LARGEST_COUNT, Booking, Counter, Settlement, list_cost
+from router.money.settlement import LARGEST_COUNT, AttemptPlan, Booking, Counter, Settlement, list_cost
 from router.tables import ledger, reservations
 
 LONGEST_NAME = 1_000
@@ -117,9 +117,8 @@ def _price(price: Price) -> str:
     return msgspec.json.encode(price).decode()
 
 
-def reservation_row(booking: Booking, worker: str) -> dict[str, object]:
-    """An attempt that is about to be made, as its reservation keeps it until it is settled."""
-    levels = [(counter.scope, counter.period) for counter in booking.counters(booking.plan) if counter.scope]
+def reservation_row(booking: Booking, plan: AttemptPlan, levels: list[tuple[str, str]], worker: str) -> dict[str, object]:
+    """An attempt that is about to be made, as its reservation keeps it until it is settled. `levels` are scopes and periods of the counters it moves."""
     return {
         "request_id": booking.request_id,
         "worker": worker,
@@ -127,15 +126,15 @@ def reservation_row(booking: Booking, worker: str) -> dict[str, object]:
         "key_id": booking.key_id,
         "day": booking.day,
         "month": booking.month,
-        "amount": booking.plan.amount,
+        "amount": plan.amount,
         "attempt": booking.attempt,
-        "purpose": booking.plan.purpose,
-        "plan": msgspec.json.encode(booking.plan).decode(),
+        "purpose": plan.purpose,
+        "plan": msgspec.json.encode(plan).decode(),
         "policy_version": booking.policy_version,
-        "created_at": booking.plan.started_at,
+        "created_at": plan.started_at,
         "team": booking.team,
         "user_id": booking.user,
-        "counters": msgspec.json.encode(levels).decode(),
+        "counters": msgspec.json.encode(levels).decode() if levels else "[]",
     }
 
 

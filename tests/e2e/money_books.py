@@ -110,6 +110,10 @@ def check_books(books: Books, crowd: Sequence[Asked], bill_file: Path, tenant: s
     bills = check_bills(books.ledger, bill_file)
     check_clients(books.ledger, crowd, killed=killed)
     check_keys(books.ledger, crowd, killed=killed)
+    return counted(books, crowd, bills)
+
+
+def counted(books: Books, crowd: Sequence[Asked], bills: Sequence[dict[str, Any]]) -> Figures:
     figures = Figures()
     figures.counts.update({"requests": len(crowd), "rows": len(books.ledger), "bills": len(bills), "final bills": sum(bill["final"] for bill in bills)})
     figures.counts.update(f"client {asked.ended}" for asked in crowd)
@@ -125,17 +129,20 @@ def check_books(books: Books, crowd: Sequence[Asked], bill_file: Path, tenant: s
 
 
 def check_sums(books: Books, tenant: str, caps: dict[str, int]) -> None:
-    """No reservation is open, and what the budget says was spent is what the ledger says, and within the cap."""
+    """No reservation is open, and what each budget says was spent is what the ledger says, and within the cap."""
     assert books.reservations == []
-    total = sum(row["cost"] for row in books.ledger if row["tenant"] == tenant)
-    spent: Counter[str] = Counter()
+    spent: Counter[tuple[str, str]] = Counter()
     for row in books.budgets:
         if row["tenant"] == tenant:
             assert row["reserved"] == 0, row
-            spent[row["period"].partition(":")[0]] += row["spent"]
-    assert spent == Counter({"day": total, "month": total})
-    for period, cap in caps.items():
-        assert spent[period] <= cap
+            spent[row["scope"], row["period"].partition(":")[0]] += row["spent"]
+    assert {("", "day"), ("", "month")} <= set(spent)
+    for (scope, period), amount in spent.items():
+        kind, _, name = scope.partition(":")
+        columns = {"": ("tenant",), "key": ("key_id",), "team": ("team",), "model": ("backend", "model")}[kind]
+        paid = [row for row in books.ledger if row["tenant"] == tenant and (not scope or name in [row[column] for column in columns])]
+        assert amount == sum(row["cost"] for row in paid), (scope, period)
+        assert scope or amount <= caps.get(period, amount)
 
 
 def check_rows(rows: Sequence[Row], *, killed: bool) -> None:
@@ -193,6 +200,8 @@ def check_clients(rows: Sequence[Row], crowd: Sequence[Asked], *, killed: bool) 
         if asked.request_id is None or asked.replayed:
             continue
         found = by_request.pop(asked.request_id, [])
+        if asked.status not in (None, 200) and asked.code is None and asked.ended in ("lost", "left"):  # before the body, which holds the reason
+            continue
         if asked.status != 200 and asked.code in REFUSED_BEFORE_BOOKING:
             assert found == [], asked
         elif asked.status is not None:

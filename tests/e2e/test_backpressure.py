@@ -20,7 +20,7 @@ import psutil
 
 from config.database import open_database
 from tests.e2e.money_books import settled_books
-from tests.e2e.test_money import whole, worker_pids
+from tests.e2e.money_crowd import whole, worker_pids
 from tests.fakes.provider import Exchange, FakeProvider, Mark, Reply, Step, Wait
 from tests.fakes.wire import Answer, openai_chunk, openai_steps
 from tests.serving import Serve

@@ -23,7 +23,7 @@ import pytest
 
 from config.database import open_database
 from tests.e2e.money_books import Books, read_books, settled_books
-from tests.e2e.test_money import whole
+from tests.e2e.money_crowd import whole
 from tests.fakes.provider import Exchange, FakeProvider, Hang, Mark, Reply, Step, Wait
 from tests.fakes.wire import STEPS, Answer, openai_chunk, openai_steps
 from tests.serving import Service, serving

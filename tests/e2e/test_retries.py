@@ -20,8 +20,8 @@ import pytest
 from adapters.errors import ProviderFault
 from router import policy_store
 from tests.e2e.money_books import Books, check_sums, settled_books
+from tests.e2e.money_crowd import whole, worker_pids
 from tests.e2e.test_faults import Seen, ask
-from tests.e2e.test_money import whole, worker_pids
 from tests.fakes.provider import Close, Cut, Exchange, FakeProvider, Gap, Hang, Mark, Reply, Wait
 from tests.fakes.wire import STEPS, Answer, answering, failing, openai_steps
 from tests.serving import Service, headgate, serving, until

@@ -23,7 +23,7 @@ from router.http import once
 from router.kept.tables import idempotency
 from router.tables import ledger, reservations, workers
 from tests.e2e.money_books import check_sums, settled_books
-from tests.e2e.test_money import whole, worker_pids
+from tests.e2e.money_crowd import whole, worker_pids
 from tests.fakes.provider import Cut, Exchange, FakeProvider, Hang, Mark, Reply, Wait
 from tests.fakes.wire import Answer, answering, failing, openai_steps
 from tests.serving import Service, serving, until

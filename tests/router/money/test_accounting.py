@@ -312,6 +312,38 @@ async def test_a_budget_that_comes_later_begins_with_what_was_spent_before(datab
         await reserve(books, "r3", caps)
 
 
+async def test_a_request_that_runs_past_midnight_is_counted_in_the_day_it_began_by_every_budget(database: Database) -> None:
+    now = 1_796_083_199.0  # a second before a day, and a month, ends
+    books = Accounting(database, "w1", lambda: now)
+    caps = Caps(levels=(Level("key:key", day=10**13), Level("model:gpt", day=10**13)))
+
+    def planned() -> AttemptPlan:
+        return msgspec.structs.replace(plan(), started_at=now)
+
+    def used() -> AttemptRecord:
+        return msgspec.structs.replace(record(Usage(input_tokens=10, output_tokens=5)), ended_at=now)
+
+    booking = await reserve(books, "r1", caps, planned())
+    now += 2
+    await books.next_attempt(booking, measured(used(), booking.plan, StreamBroken("cut")), planned())
+    await books.settle(booking, measured(used(), booking.plan, None))
+    await reserve(books, "r2", caps, planned())
+    today = {row["spent"] for row in await rows(database, budgets) if row["period"] == "day:2026-11-30"}
+    assert today == {60_000_000}
+    assert {row["spent"] for row in await rows(database, budgets) if row["period"] == "day:2026-12-01"} == {0}
+
+
+async def test_a_teams_budget_is_kept_beside_the_others(database: Database) -> None:
+    books = Accounting(database, "w1")
+    caps = Caps(levels=(Level("team:research", day=plan().amount),))
+    booking = books.booking("r1", "acme", "key", 1, caps, plan(), team="research")
+    await books.open(booking)
+    with pytest.raises(BudgetExceeded):
+        await books.open(books.booking("r2", "acme", "key", 1, caps, plan(), team="research"))
+    await books.settle(booking, measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None))
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(30_000_000, 0)}
+
+
 async def test_a_dead_workers_request_is_recovered_from_every_budget_that_it_set_aside_from(database: Database) -> None:
     caps = Caps(levels=(Level("key:key", month=10**13), Level("model:gpt", day=10**13)))
     await reserve(Accounting(database, "w1"), "r1", caps)

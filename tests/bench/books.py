@@ -1,0 +1,276 @@
+"""What the books cost a request, on SQLite and on PostgreSQL: `make bench`.
+
+    python tests/bench/books.py [--seconds 10] [--clients 64] [--rate 500] [--databases sqlite,postgresql] [--json]
+
+One worker's event loop and database thread, in this process, without HTTP: clients send requests through what every request passes (`PARTS`) and
+nothing else. CPU is this process's own, from `getrusage`; PostgreSQL's is not in it. The part before the books is measured alone too.
+
+- saturation: so many clients at once, each beginning its next request when the last is settled: CPU per request, and settled requests per second;
+- open loop: requests begin at a rate of their own, whether the ones before have ended or not: how long the parts take of each. How late each began (this
+  process sends them, and its timer is good to a millisecond) is in the JSON, as `late`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import itertools
+import json
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import uvloop
+from postgres import NoServer, postgres
+from sqlalchemy import Connection, func, select
+
+from adapters.cost import upper_bound
+from adapters.types import AttemptRecord, Usage
+from config.database import Database, open_database
+from config.prices import Price
+from policies.access import Principal
+from router import auth
+from router.ids import fresh_id
+from router.launch import migrate_state
+from router.money.accounting import Accounting
+from router.money.settlement import AttemptPlan, Booking, Caps, Level, measured
+from router.tables import ledger
+
+SECRET = b"a secret of the benchmark, long enough"
+TENANTS, KEYS = 4, 4
+PRICE = Price(input=0.25, output=2.0)
+CAP = 10**17
+AIMS = {"cpu_us": 150.0, "settled_per_s": 2000.0, "added_p99_ms": 5.0}
+
+
+class Request:
+    """One request on its way."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.id = fresh_id()
+        self.principal: Principal | None = None
+        self.booking: Booking | None = None
+
+
+class Part(Protocol):
+    """A part of the path that every request passes: `enter` before the call to a backend, `leave` after it, in the opposite order."""
+
+    name: str
+
+    async def enter(self, request: Request) -> None: ...
+
+    async def leave(self, request: Request) -> None: ...
+
+
+class Authentication:
+    name = "authentication"
+
+    def __init__(self, database: Database) -> None:
+        self._authenticator = auth.Authenticator(database, SECRET)
+
+    async def enter(self, request: Request) -> None:
+        request.principal = await self._authenticator.principal(request.key)
+        assert request.principal is not None
+
+    async def leave(self, request: Request) -> None:
+        pass
+
+
+class Books:
+    """A tenant with a budget per day and per month: reserved before the call, settled and in the ledger after it. `levels` are of its key and model."""
+
+    name = "reserve, settle, ledger"
+
+    def __init__(self, database: Database) -> None:
+        self._accounting = Accounting(database, "bench")
+        self.levels = False
+
+    async def enter(self, request: Request) -> None:
+        payer = request.principal
+        assert payer is not None
+        levels = (Level(f"key:{payer.key_id}", day=CAP), Level("model:gpt-mock", month=CAP)) if self.levels else ()
+        plan = AttemptPlan("mock", "openai", "gpt-mock", PRICE, 1_000, 4_096, upper_bound(1_000, 4_096, PRICE), "default", time.time())
+        request.booking = self._accounting.booking(request.id, payer.tenant, payer.key_id, 1, Caps(CAP, CAP, levels), plan)
+        await self._accounting.open(request.booking)
+
+    async def leave(self, request: Request) -> None:
+        assert request.booking is not None
+        record = AttemptRecord(backend="mock", usage=Usage(input_tokens=200, output_tokens=100), called=True, provider_request_id=request.id)
+        await self._accounting.settle(request.booking, measured(record, request.booking.plan, None))
+
+
+PARTS = (Authentication, Books)
+"""In the order of the path. Whatever else every request passes (limits, audit) is measured by its name here."""
+
+
+class Bench:
+    def __init__(self, database: Database, keys: Sequence[str], options: argparse.Namespace) -> None:
+        self._database, self._keys, self._options = database, keys, options
+        self._next = itertools.count()
+
+    async def _one(self, parts: Sequence[Part]) -> None:
+        request = Request(self._keys[next(self._next) % len(self._keys)])
+        for part in parts:
+            await part.enter(request)
+        for part in reversed(parts):
+            await part.leave(request)
+
+    async def saturated(self, parts: Sequence[Part], seconds: float) -> dict[str, float]:
+        """In ten windows: CPU of the middle one and of the best (a busy machine makes all of them dearer), requests over all."""
+        windows = [await self._window(parts, seconds / 10) for _ in range(10)]
+        cpu = sorted(1e6 * cpu / done for done, cpu, _ in windows)
+        done, took = sum(window[0] for window in windows), sum(window[2] for window in windows)
+        return {"cpu_us": statistics.median(cpu), "cpu_us_best": cpu[0], "per_s": done / took, "requests": done}
+
+    async def _window(self, parts: Sequence[Part], seconds: float) -> tuple[int, float, float]:
+        """Requests, CPU seconds, seconds."""
+        done, end = 0, 0.0
+
+        async def client() -> None:
+            nonlocal done
+            while time.perf_counter() < end:
+                await self._one(parts)
+                done += 1
+                if len(parts) == 1:  # which never waits, so nobody else would have a turn
+                    await asyncio.sleep(0)
+
+        began, before = time.perf_counter(), _cpu_s()
+        end = began + seconds
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(self._options.clients):
+                clients.create_task(client())
+        return done, _cpu_s() - before, time.perf_counter() - began
+
+    async def open_loop(self, parts: Sequence[Part], seconds: float) -> dict[str, float]:
+        """Milliseconds from a request's begin to its end, and how late it began. Arrivals are independent: now two at once, now none for a while."""
+        chance, added, late = random.Random(1), [], []
+
+        async def one(due: float) -> None:
+            begun = time.perf_counter()
+            await self._one(parts)
+            added.append(1e3 * (time.perf_counter() - begun))
+            late.append(1e3 * (begun - due))
+
+        before, began = _cpu_s(), time.perf_counter()
+        due = began
+        async with asyncio.TaskGroup() as requests:
+            while due < began + seconds:
+                if (wait := due - time.perf_counter()) > 0:
+                    await asyncio.sleep(wait)
+                requests.create_task(one(due))
+                due += chance.expovariate(self._options.rate)
+        cpu_us, points, lateness = 1e6 * (_cpu_s() - before) / len(added), statistics.quantiles(added, n=100), statistics.quantiles(late, n=100)
+        return {
+            "p50_ms": points[49],
+            "p99_ms": points[98],
+            "worst_ms": max(added),
+            "late_p50_ms": lateness[49],
+            "late_p99_ms": lateness[98],
+            "cpu_us": cpu_us,
+            "requests": len(added),
+        }
+
+    async def run(self) -> dict[str, Any]:
+        parts: list[Part] = [part(self._database) for part in PARTS]
+        seconds = self._options.seconds
+        await self.saturated(parts, 1)
+        gc.collect()
+        gc.freeze()  # as a worker does when it is ready
+        gc.set_threshold(20_000, 20, 20)
+        report: dict[str, Any] = {"parts": {}}
+        for count in range(1, len(parts)):
+            report["parts"][", ".join(part.name for part in parts[:count])] = await self.saturated(parts[:count], min(seconds, 2))
+        report["saturation"] = await self.saturated(parts, seconds)
+        report["open_loop"] = await self.open_loop(parts, seconds)
+        next(part for part in parts if isinstance(part, Books)).levels = True
+        report["levels"] = await self.saturated(parts, min(seconds, 5))
+        rows = await self._database.read(lambda connection: connection.execute(select(func.count()).select_from(ledger)).scalar_one())
+        report["ledger_rows"] = rows
+        return report
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _keys(connection: Connection) -> list[str]:
+    made = []
+    for number in range(TENANTS):
+        auth.create_tenant(connection, f"tenant-{number}")
+        made += [auth.create_key(connection, SECRET, tenant=f"tenant-{number}", role="member").key for _ in range(KEYS)]
+    return made
+
+
+async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    database = open_database(url)
+    try:
+        await asyncio.to_thread(migrate_state, database)
+        return await Bench(database, await database.write(_keys), options).run()
+    finally:
+        await database.aclose()
+
+
+def table(report: dict[str, Any]) -> Iterator[str]:
+    """The report for people, as Markdown."""
+    rate = report["rate"]
+    yield f"| | CPU us/request, median (best) | settled/s | added ms p50 / p99 at {rate:.0f}/s | CPU us/request at {rate:.0f}/s |"
+    yield "|---" * 5 + "|"
+    for name, found in report["databases"].items():
+        if "absent" in found:
+            yield f"| {name} | {found['absent']} | | | |"
+            continue
+        full, slow = found["saturation"], found["open_loop"]
+        for parts, each in found["parts"].items():
+            yield f"| {name}: {parts} alone | {each['cpu_us']:.0f} ({each['cpu_us_best']:.0f}) | - | | |"
+        yield (
+            f"| {name}: {', '.join(part.name for part in PARTS)} | {full['cpu_us']:.0f} ({full['cpu_us_best']:.0f}) | {full['per_s']:.0f} "
+            f"| {slow['p50_ms']:.2f} / {slow['p99_ms']:.2f} | {slow['cpu_us']:.0f} |"
+        )
+        more = found["levels"]
+        yield f"| {name}: the same with budgets of the key and the model too | {more['cpu_us']:.0f} ({more['cpu_us_best']:.0f}) | {more['per_s']:.0f} | | |"
+    yield ""
+    aims = report["aims"]
+    yield (
+        f"Aims, on SQLite: at most {aims['cpu_us']:.0f} us a request with limits and audit, at least {aims['settled_per_s']:.0f} settled a second, "
+        f"p99 at most {aims['added_p99_ms']:.0f} ms at {rate:.0f} requests a second."
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--clients", type=int, default=64, help="at once, at saturation")
+    parser.add_argument("--rate", type=float, default=500.0, help="requests per second of the open loop")
+    parser.add_argument("--databases", default="sqlite,postgresql")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    options = parser.parse_args()
+    report: dict[str, Any] = {"aims": AIMS, "rate": options.rate, "databases": {}}
+    for name in options.databases.split(","):
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-bench-"))
+                url = f"sqlite:///{folder}/headgate.db" if name == "sqlite" else stack.enter_context(postgres())
+            except NoServer as error:
+                report["databases"][name] = {"absent": str(error)}
+                continue
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                report["databases"][name] = runner.run(measure(url, options))
+            gc.unfreeze()
+    sys.stdout.write(json.dumps(report, indent=2) + "\n" if options.json else "\n".join(table(report)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
