@@ -31,7 +31,7 @@ from router.wire.openai_moderations import FoundMatch, ModerationsBody
 from router.wire.openai_responses import ResponsesBody
 
 REFERENCE = "#/components/schemas/{name}"
-POLICY_TEXT: JsonObject = {"content": {"application/yaml": {"schema": {"type": "string", "description": "A policy, as in docs/policy.md"}}}, "required": True}
+POLICY_TEXT: JsonObject = {"content": {"application/yaml": {"schema": {"type": "object", "description": "A policy, as in docs/policy.md"}}}, "required": True}
 USAGE_EXPORT: JsonObject = {"content": {"text/csv": {"schema": {"type": "string", "description": "Columns as in docs/accounting.md"}}}, "required": True}
 UPLOAD: JsonObject = {
     "content": {

@@ -202,7 +202,7 @@ ANSWERS: dict[Endpoint, dict[int, JsonObject]] = {
     },
     ("GET", "/v1/files/{file_id}/content"): {200: _answer("The original, as a download.", bytes=_BYTES)},
     ("GET", "/v1/files/{file_id}/text"): {200: _answer("The canonical text, UTF-8.", text=_TEXT)},
-    ("GET", "/admin/policy"): {200: _answer("The policy in force; its ETag is in the header.", yaml=_TEXT)},
+    ("GET", "/admin/policy"): {200: _answer("The policy in force; its ETag is in the header.", yaml=_OBJECT)},
     ("GET", "/admin/usage"): {
         200: _answer(
             "A line for every group, and where the budgets stand; or the lines as CSV.",

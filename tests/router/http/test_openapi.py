@@ -111,6 +111,13 @@ async def test_an_unknown_path_is_answered_in_our_shape_with_a_request_id(tmp_pa
         assert "/docs" in (await answer.json())["error"]["message"]
 
 
+async def test_every_path_answers_options_with_all_of_its_methods(tmp_path: Path, document: dict[str, Any]) -> None:
+    async with serving(POLICY, tmp_path / "again") as service, aiohttp.ClientSession(headers=service.bearer()) as session:
+        for path, item in document["paths"].items():
+            async with session.options(service.url + path.replace("{", "").replace("}", "")) as answer:
+                assert (answer.status, answer.headers["allow"]) == (204, ", ".join(sorted({"OPTIONS", *(method.upper() for method in item)})))
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
