@@ -23,6 +23,7 @@ from router.http.errors import ErrorBody
 from router.http.identity import ChangedTeam, ChangedUser, NewKeyBody, NewTeam, NewTenant, NewUser, Rotation
 from router.http.once import LONGEST_KEY
 from router.http.openapi_answers import ANSWERS, JSON, refusal, refusals, statuses
+from router.http.openapi_examples import shown
 from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
 from router.wire.headgate import Headgate
 from router.wire.openai_chat import ChatBody
@@ -105,7 +106,8 @@ def complete(document: JsonObject) -> JsonObject:
         for method, operation in item.items():
             endpoint = method.upper(), path
             if (method, path) in BODIES:
-                operation["requestBody"] = _request_body(BODIES[method, path])
+                body = _request_body(BODIES[method, path])
+                operation["requestBody"] = {**body, "content": shown(endpoint, body["content"])}
             if endpoint in HEADERS:
                 operation.setdefault("parameters", []).extend(HEADERS[endpoint])
             responses = operation["responses"]

@@ -95,6 +95,12 @@ def refusals() -> JsonObject:
 
 _TEXT: JsonObject = {"type": "string"}
 _MAYBE: JsonObject = {"type": ["string", "null"]}
+_EVENT: JsonObject = {
+    "type": "object",
+    "description": "Each of the stream's events. `data` is JSON, but for the `[DONE]` of `/v1/chat/completions`.",
+    "properties": {"event": _TEXT, "data": _TEXT},
+    "required": ["data"],
+}
 _ANTHROPIC: JsonObject = {
     "type": "object",
     "description": "Anthropic's shape: `type` is its word for the status.",
@@ -116,7 +122,7 @@ def _spoken(description: str, **fields: JsonObject) -> JsonObject:
     properties = {"id": _TEXT, "model": _TEXT, **fields, "usage": {"type": "object"}, "headgate": {"$ref": f"{SCHEMAS}Headgate"}}
     return {
         "description": description,
-        "content": {JSON: {"schema": {"type": "object", "properties": properties}}, "text/event-stream": {"schema": _TEXT}},
+        "content": {JSON: {"schema": {"type": "object", "properties": properties}}, "text/event-stream": {"schema": _EVENT}},
     }
 
 

@@ -11,15 +11,20 @@ import sys
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yaml
 
-from adapters.types import Passage
+from adapters.embedding import Embedder
+from retrieval.ingest import Ingestor
+from retrieval.search import Searcher
 from retrieval.values import SearchRequest, SearchResult
+from router.launch import open_blobs
+from tests.fakes.embedder import HashEmbedder
 from tests.fakes.provider import Exchange, FakeProvider, Reply
 from tests.serving import Service, serving
 
@@ -36,7 +41,7 @@ CHECKS = (
 )
 
 POLICY = """version: 1
-settings: {{auth_failures_per_minute: 0}}
+settings: {{auth_failures_per_minute: 0, allow_private_backends: true}}
 backends:
   echo: {{kind: scripted}}
   far: {{kind: scripted, clearance: public, price: {{input: 1.0, output: 2.0}}}}
@@ -52,17 +57,24 @@ tenants:
 """
 
 
-class Finding:
-    """Search that finds one passage of a file, whatever is asked."""
+class InProcess:
+    """Search in a thread of this process."""
 
     def __init__(self) -> None:
-        self.file = ""
+        self.searcher: Searcher | None = None
 
     async def search(self, request: SearchRequest) -> SearchResult:
-        text = "The battery is covered for three years."
-        return SearchResult(passages=(Passage("c1", self.file, "warranty.txt", text, 0, len(text), score=0.03, similarity=0.9),), data_class="internal")
+        assert self.searcher is not None
+        return await asyncio.to_thread(self.searcher.search, request)
 
     async def aclose(self) -> None: ...
+
+
+def index_files(service: Service, embedder: Embedder) -> None:
+    """What the ingest process does, until there is nothing to do."""
+    ingestor = Ingestor(service.database, open_blobs(service.gateway.settings), embedder)
+    while ingestor.run_once():
+        pass
 
 
 def embedding(exchange: Exchange) -> Reply:
@@ -73,10 +85,12 @@ def embedding(exchange: Exchange) -> Reply:
 
 @dataclass
 class Target:
-    """A service with objects of every kind. `ids` are those of its objects, by what their parameters are called."""
+    """A service with objects of every kind. `ids` are those of its objects, by what their parameters are called; `within` says what is in which."""
 
     service: Service
     ids: Mapping[str, Sequence[str]]
+    within: Mapping[str, str]
+    policy: Mapping[str, Any]
 
     def headers(self, caller: str) -> dict[str, str]:
         return {} if caller == "nobody" else self.service.bearer(self.key(caller))
@@ -88,9 +102,14 @@ class Target:
 @asynccontextmanager
 async def target(home: Path, *, copies: int, database_url: str | None = None) -> AsyncIterator[Target]:
     """A service with so many objects of every kind: those that are deleted on the way must not be the last."""
-    finding: Any = Finding()
-    async with FakeProvider(embedding) as provider, serving(POLICY.format(url=provider.url), home, compute=finding, database_url=database_url) as service:
+    compute: Any = InProcess()
+    embedder = HashEmbedder()
+    async with AsyncExitStack() as stack:
+        policy = POLICY.format(url=(await stack.enter_async_context(FakeProvider(embedding))).url)
+        service = await stack.enter_async_context(serving(policy, home, compute=compute, database_url=database_url))
+        compute.searcher = Searcher(service.database, embedder)
         ids: defaultdict[str, list[str]] = defaultdict(list)
+        within: dict[str, str] = {}
         async with aiohttp.ClientSession(service.url, headers=service.bearer()) as session:
 
             async def post(path: str, body: Any) -> Any:
@@ -113,14 +132,15 @@ async def target(home: Path, *, copies: int, database_url: str | None = None) ->
                 response = (await post("/v1/responses", {"model": "auto", "input": "Hello", "conversation": conversation}))["id"]
                 async with session.get(f"/v1/conversations/{conversation}/items") as answer:
                     ids["item_id"] += [item["id"] for item in (await answer.json())["data"]]
+                within |= {store: file, conversation: ids["item_id"][-1]}
                 for kind, id in (("team", team), ("user", user), ("key", key), ("file", file), ("store", store), ("conversation", conversation)):
                     ids[f"{kind}_id"].append(id)
                 ids["response_id"].append(response)
-        finding.file = next(iter(ids["file_id"]), "")
+        await asyncio.to_thread(index_files, service, embedder)
         ids["tenant"] = ["acme", "globex"]
         ids["name"] = ["auto", "echo", "far", "small", "scripted"]
         ids["month"] = ["2026-11", "2024-02"]
-        yield Target(service, ids)
+        yield Target(service, ids, within, yaml.safe_load(policy))
 
 
 BODIES = {
@@ -135,16 +155,31 @@ BODIES = {
 }
 """Which fields of bodies name which objects."""
 QUERIES = {"tenant": "tenant", "team": "team_id", "user": "user_id"}
+WORDS: Mapping[str, Sequence[str | int]] = {
+    "query.format": ["json", "csv", "md", "pdf"],
+    "query.group_by": ["day", "tenant,model", "key,day"],
+    "query.since": ["2026-11-01", "2026-11-30T10:00:00Z"],
+    "query.until": ["2026-12-01"],
+    "query.order": ["asc", "desc"],
+    "query.limit": [1, 20, 100],
+    "query.purpose": ["assistants"],
+    "query.provider": ["local", "openai"],
+    "header.If-Match": ["*"],
+    "body.role": ["member", "auditor", "owner", "operator"],
+}
+"""What parameters and fields can say that no generator guesses."""
 
 
 def configuration(ids: Mapping[str, Sequence[str]], probability: float = 0.5) -> str:
-    """Schemathesis' configuration: half of the values are of objects that exist."""
+    """Schemathesis' configuration: half of the values are words that mean something, or ids of objects that exist."""
     lines = [f"hooks = {json.dumps(str(HOOKS))}", "[checks.missing_required_header]", "expected-statuses = [400, 401, 403, 428]"]
-    for name, values in ids.items():
+    words = {key.replace(".", "_"): values for key, values in WORDS.items()}
+    for name, values in (*ids.items(), *words.items()):
         lines += [f"[dictionaries.{name}]", f"values = {json.dumps(list(values))}"]
     lines.append("[parameters]")
     bound = [*((f"path.{name}", name) for name in ids), *((f"query.{name}", kind) for name, kind in QUERIES.items())]
     bound += [(f"body.{name}", kind) for name, kind in BODIES.items()]
+    bound += zip(WORDS, words, strict=True)
     lines += [f"{json.dumps(key)} = {{dictionary = {json.dumps(name)}, probability = {probability}}}" for key, name in bound]
     text = "\n".join(lines) + "\n"
     tomllib.loads(text)
@@ -153,7 +188,7 @@ def configuration(ids: Mapping[str, Sequence[str]], probability: float = 0.5) ->
 
 @dataclass
 class Figures:
-    """What one caller's run found. `answers` counts requests by method, path and status; `problems` is Schemathesis' own report of the failures, ready to be read."""
+    """What one caller's run found. `answers` counts requests by method, path and status; `problems` is Schemathesis' own report, ready to be read."""
 
     caller: str
     cases: int
@@ -162,6 +197,11 @@ class Figures:
     seconds: float
     failures: tuple[str, ...]
     problems: str
+
+    @property
+    def succeeded(self) -> set[str]:
+        """The operations that did what they were asked at least once."""
+        return {answer.rpartition(" ")[0] for answer in self.answers if answer.endswith(" 200")}
 
     @property
     def statuses(self) -> Counter[int]:
@@ -180,6 +220,9 @@ async def fuzz(target: Target, caller: str, home: Path, *options: str) -> Figure
     folder = home / caller
     folder.mkdir(parents=True)
     (folder / "schemathesis.toml").write_text(configuration(target.ids))
+    policies = {operation: [target.policy] for operation in ("PUT /admin/policy", "POST /admin/policy/validate")}
+    named = {field: target.ids[kind] for field, kind in BODIES.items() if kind in target.ids}
+    (folder / "known.json").write_text(json.dumps({"ids": named, "within": target.within, "bodies": policies}))
     report = folder / "report.json"
     headers = [each for name, value in target.headers(caller).items() for each in ("--header", f"{name}: {value}")]
     process = await asyncio.create_subprocess_exec(
@@ -196,7 +239,7 @@ async def fuzz(target: Target, caller: str, home: Path, *options: str) -> Figure
     text = said.decode(errors="replace")
     assert report.exists(), text
     found: dict[str, Any] = json.loads(report.read_text())
-    answers: dict[str, int] = json.loads((folder / "statuses.json").read_text())
+    answers: dict[str, int] = json.loads((folder / "answers.json").read_text())
     failures = tuple(f"{failure['title']}: {', '.join(failure['operations'])}" for failure in (*found["failures"], *found["errors"]))
     assert (process.returncode == 0) == (not failures), text
     _, _, problems = text.partition("= FAILURES =")

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
+from router.http.errors import decode_body
+from router.http.openapi import BODIES
+from router.http.openapi_examples import EXAMPLES
 from tests.serving import Service, serving
 
 POLICY = "version: 1\ndefault: extractive\n"
@@ -60,6 +64,16 @@ def test_every_route_that_takes_a_body_describes_it(document: dict[str, Any]) ->
         if method in ("post", "put") and "requestBody" not in operation
     ]
     assert bare == []
+
+
+def test_every_json_body_has_an_example_that_its_own_shape_decodes(document: dict[str, Any]) -> None:
+    for (method, path), shape in BODIES.items():
+        if isinstance(shape, type):
+            content = document["paths"][path][method]["requestBody"]["content"]["application/json"]
+            assert content["examples"]
+            for example in content["examples"].values():
+                decode_body(msgspec.json.encode(example["value"]), shape)
+    assert {(method.lower(), path) for method, path in EXAMPLES} <= BODIES.keys()
 
 
 def test_every_reference_in_the_document_leads_to_a_schema(document: dict[str, Any]) -> None:
