@@ -130,6 +130,8 @@ async def target(home: Path, *, copies: int, database_url: str | None = None) ->
                 said = [{"type": "message", "role": "user", "content": "Hello"}]
                 conversation = (await post("/v1/conversations", {"items": said}))["id"]
                 response = (await post("/v1/responses", {"model": "auto", "input": "Hello", "conversation": conversation}))["id"]
+                async with session.get("/admin/ledger", params={"limit": 1}) as answer:
+                    ids["request_id"] += [row["request_id"] for row in (await answer.json())["data"]]
                 async with session.get(f"/v1/conversations/{conversation}/items") as answer:
                     ids["item_id"] += [item["id"] for item in (await answer.json())["data"]]
                 within |= {store: file, conversation: ids["item_id"][-1]}
@@ -154,7 +156,7 @@ BODIES = {
     "previous_response_id": "response_id",
 }
 """Which fields of bodies name which objects."""
-QUERIES = {"tenant": "tenant", "team": "team_id", "user": "user_id"}
+QUERIES = {"tenant": "tenant", "team": "team_id", "user": "user_id", "request_id": "request_id"}
 WORDS: Mapping[str, Sequence[str | int]] = {
     "query.format": ["json", "csv", "md", "pdf"],
     "query.group_by": ["day", "tenant,model", "key,day"],
@@ -197,6 +199,11 @@ class Figures:
     seconds: float
     failures: tuple[str, ...]
     problems: str
+
+    @property
+    def tried(self) -> set[str]:
+        """The operations that answered."""
+        return {answer.rpartition(" ")[0] for answer in self.answers}
 
     @property
     def succeeded(self) -> set[str]:

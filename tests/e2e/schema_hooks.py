@@ -16,7 +16,7 @@ from typing import Any
 import schemathesis
 
 KNOWN = Path("known.json")
-"""Written by `schema_fuzzing`: `ids` of objects by the names of fields, what is `within` what, and `bodies` by operation, instead of the document's examples."""
+"""Written by `schema_fuzzing`: `ids` of objects by the names of fields, what is `within` what, `bodies` by operation instead of the document's examples."""
 ANSWERS = Path("answers.json")
 """How often every operation answered with every status."""
 
@@ -28,7 +28,9 @@ answers: Counter[str] = Counter()
 def map_body(context: Any, body: Any) -> Any:
     operation = context.operation
     examples = known["bodies"].get(operation.label) or [
-        each["value"] for content in operation.definition.raw.get("requestBody", {}).get("content", {}).values() for each in content.get("examples", {}).values()
+        each["value"]
+        for content in operation.definition.raw.get("requestBody", {}).get("content", {}).values()
+        for each in content.get("examples", {}).values()
     ]
     choice = zlib.crc32(repr(body).encode("utf-8", "replace"))
     if choice % 2 or not examples:
