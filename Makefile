@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 TESTERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long fuzz soak check format bench clients install
+.PHONY: help run test test-long fuzz api-fuzz soak check format bench clients install
 
 help:  ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test-long: $(INSTALLED)  ## The slow suites in their full form
 
 fuzz: $(INSTALLED)  ## Five minutes of invented credentials, headers and paths at the door
 	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long tests/e2e/test_auth_fuzz.py
+
+api-fuzz: $(INSTALLED)  ## Five minutes, on each kind of database, of all that the OpenAPI document allows and forbids
+	HEADGATE_TEST_LONG=1 FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -s -m long tests/e2e/test_schema_fuzz.py
 
 soak: $(INSTALLED)  ## Ten minutes of a crowd and of kills at each of four set-ups, and every cent found after it
 	HEADGATE_TEST_LONG=1 SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -s tests/e2e/test_soak.py

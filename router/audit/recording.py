@@ -53,13 +53,13 @@ SWEEPS = 20
 DAY_S = 86_400.0
 
 
-class BackendNow(Struct, frozen=True, array_like=True):
+class BackendNow(Struct, frozen=True, omit_defaults=True):
     """A backend's state as it is recorded; what it can do stands in `decision_capabilities`."""
 
-    ready: bool
-    reason: str
-    upper_cost_usd: float
-    input_tokens: int | None
+    ready: bool = True
+    reason: str = ""
+    upper_cost_usd: float = 0.0
+    input_tokens: int | None = None
     least_cost_usd: float | None = None
 
 
@@ -72,7 +72,7 @@ class StateNow(Struct, frozen=True, omit_defaults=True):
     allowed_models: tuple[str, ...] | None = None
 
 
-class Place(Struct, frozen=True, array_like=True):
+class Place(Struct, frozen=True):
     """Where a citation leads: a file's id, and offsets in its canonical text."""
 
     file_id: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 from litestar import Litestar
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
+from litestar.response.base import ASGIResponse
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -16,7 +17,8 @@ from policies.access_matrix import ACCESS, OPEN, Endpoint, Open
 from router.http.errors import ApiError
 
 PREFLIGHT = "OPTIONS"
-"""Answered by the framework for every path, with the methods that it has and nothing else; any key will do."""
+"""Answered here for every path, with the methods that it has and nothing else; any key will do. (The framework's own answer leaves out the methods of all
+but one of a path's handlers.)"""
 
 
 class RouteWithoutRow(RuntimeError):
@@ -35,6 +37,11 @@ def require_rows(app: Litestar) -> None:
     for what, differing in (("no row", found - ACCESS.keys()), ("a row and no route", ACCESS.keys() - found)):
         if differing:
             raise RouteWithoutRow(f"{what} in policies/access_matrix.py: {', '.join(' '.join(each) for each in sorted(differing))}")
+
+
+def methods(path: str) -> list[str]:
+    """What a path template can be asked with."""
+    return sorted({PREFLIGHT, *(method for method, each in ACCESS if each == path)})
 
 
 def needed(scope: Scope) -> Action | Open | None:
@@ -57,7 +64,10 @@ class Authorise(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         action = needed(scope)
-        if action is not None and action != OPEN:
+        if action is None:
+            await ASGIResponse(status_code=204, headers={"allow": ", ".join(methods(scope["path_template"]))})(scope, receive, send)
+            return
+        if action != OPEN:
             require(scope["state"]["principal"], action)
         await next_app(scope, receive, send)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from litestar import MediaType, Response, get, post, put
 from litestar.params import FromQuery
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from config.yamlfile import Problem
 from policies.load import PolicyError, load_policy
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 YAML = "application/yaml"
 Body = TypeVar("Body")
+LAST_VERSION = 2**31 - 1
+"""More than the database's column can count are never made."""
 
 
 class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
-    version: int
+    version: Annotated[int, Meta(ge=1, le=LAST_VERSION)]
 
 
 class Validation(Struct, frozen=True):

@@ -101,6 +101,10 @@ const show = (document_, root) => {
         fields(body.schema, components, details, []);
       }
       for (const [status, response] of Object.entries(operation.responses || {})) {
+        if (response.$ref) {
+          make('p', details, status + ': ' + open(response, document_.components.responses).description, 'type');
+          continue;
+        }
         make('h4', details, 'Answer ' + status);
         make('p', details, response.description || '');
         for (const [type, body] of Object.entries(response.content || {})) {

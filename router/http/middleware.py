@@ -57,4 +57,8 @@ class Authenticate(ASGIMiddleware):
                 scope["state"]["principal"] = await gateway.door.admit(scope)
             except ApiError as error:
                 raise await refused_at_the_door(gateway, scope, error) from error
+            if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+                raise ApiError(
+                    400, "invalid_request", "A path and a query cannot hold U+0000 (%00): nothing is called that, and no database would look for it."
+                )
         await next_app(scope, receive, send)

@@ -1,7 +1,7 @@
 """The OpenAPI document: what Litestar knows of the routes, and what it cannot know.
 
-The routes that decode their bodies themselves (for speed, and for errors that name the field) say here what those bodies are; errors have one
-shape on every route; and every route but the open ones wants a key.
+The routes that decode their bodies themselves (for speed, and for errors that name the field) say here what those bodies are; what is answered, and with
+which statuses, says `openapi_answers`; and every route but the open ones wants a key.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from msgspec import Struct
 
 from adapters.anthropic.wire import CountBody, MessagesBody
 from adapters.types import JsonObject
-from policies.access_matrix import is_open
+from policies.access_matrix import Endpoint, is_open
 from router.http.admin import Rollback
 from router.http.context import HttpRequest
 from router.http.conversations import AddItems, CreateConversation, UpdateConversation
 from router.http.errors import ErrorBody
 from router.http.identity import ChangedTeam, ChangedUser, Erasure, NewKeyBody, NewTeam, NewTenant, NewUser, Rotation
+from router.http.once import LONGEST_KEY
+from router.http.openapi_answers import ANSWERS, JSON, refusal, refusals, statuses
+from router.http.openapi_examples import shown
 from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
-from router.wire.anthropic_errors import speaks_anthropic
 from router.wire.headgate import Headgate
 from router.wire.openai_chat import ChatBody
-from router.wire.openai_embeddings import EmbeddingsBody
-from router.wire.openai_moderations import ModerationsBody
+from router.wire.openai_embeddings import EmbeddingList, EmbeddingsBody
+from router.wire.openai_moderations import FoundMatch, ModerationsBody
 from router.wire.openai_responses import ResponsesBody
 
-JSON = "application/json"
 REFERENCE = "#/components/schemas/{name}"
-POLICY_TEXT: JsonObject = {"content": {"application/yaml": {"schema": {"type": "string", "description": "A policy, as in docs/policy.md"}}}, "required": True}
+POLICY_TEXT: JsonObject = {"content": {"application/yaml": {"schema": {"type": "object", "description": "A policy, as in docs/policy.md"}}}, "required": True}
 USAGE_EXPORT: JsonObject = {"content": {"text/csv": {"schema": {"type": "string", "description": "Columns as in docs/accounting.md"}}}, "required": True}
 UPLOAD: JsonObject = {
     "content": {
@@ -77,88 +78,45 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
 }
 """The bodies of the routes that decode them themselves: a struct, or a whole `requestBody` object."""
 
-ERROR: JsonObject = {
-    "description": "Refused or failed: `code` says what happened, `message` what to do next, `param` which field is at fault. Every code is in docs/api.md.",
-    "content": {JSON: {"schema": {"$ref": REFERENCE.format(name="ErrorBody")}}},
-}
 
-_TEXTS = {name: {"type": "string"} for name in ("type", "message", "code")}
-ANTHROPIC_ERROR: JsonObject = {
-    "description": "The same in Anthropic's shape: `type` is its word for the status.",
-    "content": {
-        JSON: {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "type": {"const": "error"},
-                    "error": {"type": "object", "properties": {**_TEXTS, "param": {"type": ["string", "null"]}}},
-                    "request_id": {"type": "string"},
-                },
-            }
-        }
-    },
+def _header(name: str, description: str, **schema: Any) -> JsonObject:
+    return {"name": name, "in": "header", "description": description, "required": False, "schema": {"type": "string", **schema}}
+
+
+_RETRY = _header(
+    "Idempotency-Key", "A request that is sent again with the same key gets the first one's answer, and is billed once", minLength=1, maxLength=LONGEST_KEY
+)
+HEADERS: dict[Endpoint, list[JsonObject]] = {
+    ("POST", "/v1/chat/completions"): [_RETRY],
+    ("POST", "/v1/messages"): [_RETRY],
+    ("POST", "/v1/responses"): [_RETRY],
+    ("POST", "/v1/embeddings"): [_RETRY],
+    ("PUT", "/admin/policy"): [{**_header("If-Match", "The ETag of GET /admin/policy; `*` for whatever is in force"), "required": True}],
 }
+"""The headers that the routes read themselves."""
 
 
 def complete(document: JsonObject) -> JsonObject:
-    """Litestar's document with the bodies, the errors and the key. Changes it in place."""
+    """Litestar's document with the bodies, the answers and the key. Changes it in place."""
     structs = [body for body in BODIES.values() if isinstance(body, type)]
-    _, components = msgspec.json.schema_components([*structs, ErrorBody, Headgate], ref_template=REFERENCE)
+    _, components = msgspec.json.schema_components([*structs, ErrorBody, Headgate, EmbeddingList, FoundMatch], ref_template=REFERENCE)
     document["components"].setdefault("schemas", {}).update(components)
+    document["components"]["responses"] = refusals()
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "An API key, hg-…; or in the header x-api-key."}}
     for path, item in document["paths"].items():
         for method, operation in item.items():
+            endpoint = method.upper(), path
             if (method, path) in BODIES:
-                operation["requestBody"] = _request_body(BODIES[method, path])
-            operation["responses"].pop("400", None)  # Litestar's own shape, which no route answers
-            operation["responses"]["default"] = ANTHROPIC_ERROR if speaks_anthropic(path) else ERROR
-            operation["security"] = [] if is_open(method.upper(), path) else [{"key": []}]
-    for path, answer in ANSWERS.items():
-        document["paths"][path]["post"]["responses"]["200"] = answer
+                body = _request_body(BODIES[method, path])
+                operation["requestBody"] = {**body, "content": shown(endpoint, body["content"])}
+            if endpoint in HEADERS:
+                operation.setdefault("parameters", []).extend(HEADERS[endpoint])
+            responses = operation["responses"]
+            responses.pop("400", None)  # Litestar's own shape, which no route answers
+            responses.update({str(status): refusal(status, path) for status in statuses(endpoint, operation)})
+            responses.update({str(status): answer for status, answer in ANSWERS.get(endpoint, {}).items()})
+            operation["security"] = [] if is_open(*endpoint) else [{"key": []}]
     return document
-
-
-def _answer(description: str, **fields: JsonObject) -> JsonObject:
-    """A dialect's answer: whole, or as server-sent events."""
-    properties = {
-        "id": {"type": "string"},
-        "model": {"type": "string"},
-        **fields,
-        "usage": {"type": "object"},
-        "headgate": {"$ref": REFERENCE.format(name="Headgate")},
-    }
-    return {
-        "description": description,
-        "content": {JSON: {"schema": {"type": "object", "properties": properties}}, "text/event-stream": {"schema": {"type": "string"}}},
-    }
-
-
-_OBJECTS: JsonObject = {"type": "array", "items": {"type": "object"}}
-
-ANSWERS: dict[str, JsonObject] = {
-    "/v1/chat/completions": _answer(
-        "OpenAI's `chat.completion`; with `stream: true`, its `chat.completion.chunk`s as server-sent events, `[DONE]` last.",
-        object={"const": "chat.completion"},
-        created={"type": "integer"},
-        choices=_OBJECTS,
-    ),
-    "/v1/responses": _answer(
-        "OpenAI's `Response`; with `stream: true`, its events as server-sent events: the last is `response.completed`, `.incomplete` or `.failed`, or `error`.",
-        object={"const": "response"},
-        created_at={"type": "integer"},
-        status={"enum": ["completed", "incomplete", "failed", "in_progress"]},
-        output=_OBJECTS,
-    ),
-    "/v1/messages": _answer(
-        "Anthropic's `Message`; with `stream: true`, its events as server-sent events: the last is `message_stop`, or `error`.",
-        type={"const": "message"},
-        role={"const": "assistant"},
-        content=_OBJECTS,
-        stop_reason={"type": ["string", "null"]},
-        stop_sequence={"type": ["string", "null"]},
-    ),
-}
-"""The answers of the routes that write them themselves."""
 
 
 def _request_body(body: type[Struct] | JsonObject) -> JsonObject:

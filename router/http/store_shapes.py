@@ -13,6 +13,10 @@ from retrieval.values import RRF_K, Attributes, ErrorCode, FileCounts, FileStatu
 from router.http.errors import ApiError
 
 Metadata: TypeAlias = Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
+TEXT = r"^[^\x00]*$"
+"""What a text column can hold: PostgreSQL's have no U+0000."""
+StoreName: TypeAlias = Annotated[str, Meta(max_length=512, pattern=TEXT)]
+FileId: TypeAlias = Annotated[str, Meta(pattern=TEXT)]
 AttributeMap: TypeAlias = Annotated[dict[Annotated[str, Meta(max_length=64)], str | float | bool], Meta(max_length=16)]
 
 
@@ -34,8 +38,8 @@ class Classified(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CreateStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    name: Annotated[str, Meta(max_length=512)] | None = None
-    file_ids: Annotated[tuple[str, ...], Meta(max_length=500)] = ()
+    name: StoreName | None = None
+    file_ids: Annotated[tuple[FileId, ...], Meta(max_length=500)] = ()
     metadata: Metadata | None = None
     expires_after: ExpiresAfter | None = None
     chunking_strategy: AutoChunking | None = None
@@ -43,7 +47,7 @@ class CreateStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class UpdateStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    name: Annotated[str, Meta(max_length=512)] | UnsetType | None = UNSET
+    name: StoreName | UnsetType | None = UNSET
     metadata: Metadata | UnsetType | None = UNSET
     expires_after: ExpiresAfter | UnsetType | None = UNSET
 
@@ -60,7 +64,7 @@ class UpdateStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class AttachFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    file_id: str
+    file_id: FileId
     attributes: AttributeMap | None = None
     chunking_strategy: AutoChunking | None = None
     headgate: Classified = Classified()

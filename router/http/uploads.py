@@ -64,6 +64,8 @@ class _Form:
         if name == "file":
             if not filename:
                 raise ApiError(400, "invalid_request", "file: has no file name.", param="file")
+            if "\0" in filename:
+                raise ApiError(400, "invalid_request", "file: the file name holds U+0000; give it another.", param="file")
             self._filename = filename
         self._fields[name] = bytearray()
         return name

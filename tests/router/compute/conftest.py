@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adapters.embedding import Embedder, Kind
+from adapters.embedding import Embedder
 from adapters.llama import LlamaSpec
 from adapters.types import GenerateRequest, Message, Passage, TextPart
 from retrieval.values import SearchRequest, SearchResult
 from router.compute.client import ComputeClient
 from router.compute.server import ComputeServer
 from router.compute.services import Search, Services
+from tests.fakes.embedder import HashEmbedder as HashEmbedder
 from tests.tiny_llama import build
 
 ROOT = Path(__file__).parents[3]
-
-
-class HashEmbedder:
-    """A real embedding of nothing in particular: the digest of the text, as a unit vector."""
-
-    space = "hash"
-    dimensions = 8
-    max_tokens = 100
-
-    def __init__(self) -> None:
-        self.order: list[tuple[str, ...]] = []
-
-    def embed(self, texts: Sequence[str], kind: Kind, /) -> Any:
-        import numpy as np
-
-        self.order.append(tuple(texts))
-        rows = np.array([list(hashlib.sha256(text.encode()).digest()[:8]) for text in texts], dtype=np.float32).reshape(-1, 8)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def count_tokens(self, texts: Sequence[str], /) -> list[int]:
-        return [len(text.split()) for text in texts]
 
 
 def echo_search(embedder: Embedder) -> Search:

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
+from router.http.errors import decode_body
+from router.http.openapi import BODIES
+from router.http.openapi_examples import EXAMPLES
 from tests.serving import Service, serving
 
 POLICY = "version: 1\ndefault: extractive\n"
@@ -46,7 +50,8 @@ def test_the_three_dialects_describe_their_answers_and_their_errors(document: di
         answers = document["paths"][f"/v1/{path}"]["post"]["responses"]
         assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
         assert {own, "model", "usage", "headgate"} <= answers["200"]["content"]["application/json"]["schema"]["properties"].keys()
-        shape = answers["default"]["content"]["application/json"]["schema"]
+        refused = document["components"]["responses"][answers["404"]["$ref"].rpartition("/")[2]]
+        shape = refused["content"]["application/json"]["schema"]
         shape = document["components"]["schemas"][shape["$ref"].rpartition("/")[2]] if "$ref" in shape else shape
         assert shape["properties"].keys() == error
 
@@ -61,11 +66,34 @@ def test_every_route_that_takes_a_body_describes_it(document: dict[str, Any]) ->
     assert bare == []
 
 
+def test_every_json_body_has_an_example_that_its_own_shape_decodes(document: dict[str, Any]) -> None:
+    for (method, path), shape in BODIES.items():
+        if isinstance(shape, type):
+            content = document["paths"][path][method]["requestBody"]["content"]["application/json"]
+            assert content["examples"]
+            for example in content["examples"].values():
+                decode_body(msgspec.json.encode(example["value"]), shape)
+    assert {(method.lower(), path) for method, path in EXAMPLES} <= BODIES.keys()
+
+
 def test_every_reference_in_the_document_leads_to_a_schema(document: dict[str, Any]) -> None:
     references = re.findall(r"'\$ref': '([^']+)'", repr(document))
     assert references
-    assert {reference.rpartition("/")[2] for reference in references} <= document["components"]["schemas"].keys()
-    assert all(reference.startswith("#/components/schemas/") for reference in references)
+    for reference in references:
+        _, components, kind, name = reference.split("/")
+        assert components == "components"
+        assert name in document["components"][kind]
+
+
+def test_every_route_behind_a_key_says_how_it_refuses(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            locked = bool(operation["security"])
+            assert ({"400", "401", "403", "429", "500", "503"} <= operation["responses"].keys()) == locked
+            if locked:
+                assert ("404" in operation["responses"]) >= ("{" in path)
+                assert ("413" in operation["responses"]) == ("requestBody" in operation)
+            assert "default" not in operation["responses"]
 
 
 def test_only_what_opens_without_a_key_says_so(document: dict[str, Any]) -> None:
@@ -95,6 +123,13 @@ async def test_an_unknown_path_is_answered_in_our_shape_with_a_request_id(tmp_pa
         assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
         assert (await answer.json())["error"]["code"] == "not_found"
         assert "/docs" in (await answer.json())["error"]["message"]
+
+
+async def test_every_path_answers_options_with_all_of_its_methods(tmp_path: Path, document: dict[str, Any]) -> None:
+    async with serving(POLICY, tmp_path / "again") as service, aiohttp.ClientSession(headers=service.bearer()) as session:
+        for path, item in document["paths"].items():
+            async with session.options(service.url + path.replace("{", "").replace("}", "")) as answer:
+                assert (answer.status, answer.headers["allow"]) == (204, ", ".join(sorted({"OPTIONS", *(method.upper() for method in item)})))
 
 
 @pytest.mark.parametrize(
