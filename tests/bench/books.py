@@ -35,21 +35,46 @@ from postgres import NoServer, postgres
 from sqlalchemy import Connection, func, select
 
 from adapters.cost import upper_bound
-from adapters.types import AttemptRecord, Usage
+from adapters.types import AttemptRecord, Capabilities, Message, TextPart, Usage
 from config.database import Database, open_database
 from config.prices import Price
+from config.settings import Settings
 from policies.access import Principal
-from router import auth
+from policies.decide import decide
+from policies.decision import BackendState, State
+from policies.features import Features
+from policies.load import load_policy
+from policies.schema import Limits, PolicyFile, Tenant
+from router.audit.recording import Note, Recorder
+from router.backends import load_kinds
+from router.identity.authenticator import Authenticator
+from router.identity.keys import create_key
+from router.identity.tenants import create_tenant
 from router.ids import fresh_id
+from router.kept.sealing import Sealer
 from router.launch import migrate_state
+from router.limits.admission import Admission
+from router.limits.limiter import Limiter
+from router.limits.shared_memory import SharedMemory
 from router.money.accounting import Accounting
 from router.money.settlement import AttemptPlan, Booking, Caps, Level, measured
 from router.tables import ledger
+from router.telemetry import Metrics
 
 SECRET = b"a secret of the benchmark, long enough"
 TENANTS, KEYS = 4, 4
 PRICE = Price(input=0.25, output=2.0)
 CAP = 10**17
+POLICY = """version: 1
+backends:
+  mini: {kind: openai, model: gpt-5-mini}
+  large: {kind: openai, model: gpt-5}
+  claude: {kind: anthropic, model: claude-sonnet-4-5}
+rules:
+  - {name: code, when: {task: code}, use: [claude, large]}
+default: mini
+fallback: [large, claude]
+"""
 AIMS = {"cpu_us": 150.0, "settled_per_s": 2000.0, "added_p99_ms": 5.0}
 
 
@@ -61,6 +86,7 @@ class Request:
         self.id = fresh_id()
         self.principal: Principal | None = None
         self.booking: Booking | None = None
+        self.admission: Admission | None = None
 
 
 class Part(Protocol):
@@ -72,12 +98,14 @@ class Part(Protocol):
 
     async def leave(self, request: Request) -> None: ...
 
+    async def aclose(self) -> None: ...
+
 
 class Authentication:
     name = "authentication"
 
     def __init__(self, database: Database) -> None:
-        self._authenticator = auth.Authenticator(database, SECRET)
+        self._authenticator = Authenticator(database, SECRET)
 
     async def enter(self, request: Request) -> None:
         request.principal = await self._authenticator.principal(request.key)
@@ -85,6 +113,82 @@ class Authentication:
 
     async def leave(self, request: Request) -> None:
         pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+class RateLimits:
+    """A tenant with limits of requests and tokens per minute that it never reaches, counted in the memory that this host's workers share."""
+
+    name = "limits"
+
+    def __init__(self, database: Database) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="headgate-bench-")
+        self._limiter = Limiter(lambda: SharedMemory(Path(self._folder.name) / "limits"), "share", Metrics())
+        self._tenant = Tenant(limits=Limits(rpm=1_000_000_000, tpm=1_000_000_000_000))
+        self._file = PolicyFile(version=1, default="extractive")
+
+    async def enter(self, request: Request) -> None:
+        assert request.principal is not None
+        scopes = self._limiter.scopes(self._file, self._tenant, request.principal)
+        request.admission = await self._limiter.admit(scopes, request.principal, 1_000, 5_096)
+
+    async def leave(self, request: Request) -> None:
+        assert request.admission is not None
+        request.admission.settle({"mock": 300}, {"mock": "gpt-mock"})
+
+    async def aclose(self) -> None:
+        await self._limiter.aclose()
+        self._folder.cleanup()
+
+
+class Decisions:
+    """What an auditor finds of a request: its decision among three backends, and the state that it was made from. To record them, not to decide."""
+
+    name = "decision"
+
+    def __init__(self, database: Database) -> None:
+        self._recorder = Recorder(database, SECRET, Sealer(SECRET), 30, lambda count: sys.exit(f"{count} decisions were dropped"))
+        self._running = asyncio.create_task(self._recorder.run())
+        self._messages = (Message(role="user", parts=(TextPart("What does the warranty cover, and for how long? " * 10),)),)
+        load_kinds(Settings())
+        policy = load_policy(POLICY, price_of=lambda spec, when=None: PRICE)
+        able = Capabilities(tools=True)
+        now = {name: BackendState(capabilities=able, upper_cost_usd=0.01, input_tokens=1_000) for name in policy.backends}
+        self._state = State(backends=now, remaining_usd=100.0, seed="a seed")
+        self._decision = decide(policy, Features(tenant="tenant-1", role="member", input_tokens=1_000), self._state)
+
+    async def enter(self, request: Request) -> None:
+        pass
+
+    async def leave(self, request: Request) -> None:
+        assert request.principal is not None
+        self._recorder.put(
+            Note(
+                request_id=request.id,
+                tenant=request.principal.tenant,
+                key_id=request.principal.key_id,
+                user="",
+                created_at=time.time(),
+                policy_version=1,
+                dialect="openai.chat",
+                data_class="internal",
+                outcome="ok",
+                error=None,
+                backend="mini",
+                input_hash=self._recorder.input_hash(self._messages),
+                decision=self._decision,
+                state=self._state,
+                citations=(),
+                moderation={},
+            )
+        )
+
+    async def aclose(self) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await self._recorder.flush()
 
 
 class Books:
@@ -109,9 +213,12 @@ class Books:
         record = AttemptRecord(backend="mock", usage=Usage(input_tokens=200, output_tokens=100), called=True, provider_request_id=request.id)
         await self._accounting.settle(request.booking, measured(record, request.booking.plan, None))
 
+    async def aclose(self) -> None:
+        pass
 
-PARTS = (Authentication, Books)
-"""In the order of the path. Whatever else every request passes (limits, audit) is measured by its name here."""
+
+PARTS = (Authentication, RateLimits, Decisions, Books)
+"""In the order of the path."""
 
 
 class Bench:
@@ -142,7 +249,7 @@ class Bench:
             while time.perf_counter() < end:
                 await self._one(parts)
                 done += 1
-                if len(parts) == 1:  # which never waits, so nobody else would have a turn
+                if not isinstance(parts[-1], Books):  # which alone waits, so nobody else would have a turn
                     await asyncio.sleep(0)
 
         began, before = time.perf_counter(), _cpu_s()
@@ -197,6 +304,8 @@ class Bench:
         report["levels"] = await self.saturated(parts, min(seconds, 5))
         rows = await self._database.read(lambda connection: connection.execute(select(func.count()).select_from(ledger)).scalar_one())
         report["ledger_rows"] = rows
+        for part in parts:
+            await part.aclose()
         return report
 
 
@@ -208,8 +317,8 @@ def _cpu_s() -> float:
 def _keys(connection: Connection) -> list[str]:
     made = []
     for number in range(TENANTS):
-        auth.create_tenant(connection, f"tenant-{number}")
-        made += [auth.create_key(connection, SECRET, tenant=f"tenant-{number}", role="member").key for _ in range(KEYS)]
+        create_tenant(connection, f"tenant-{number}")
+        made += [create_key(connection, SECRET, tenant=f"tenant-{number}", role="member").key for _ in range(KEYS)]
     return made
 
 
