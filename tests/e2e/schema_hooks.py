@@ -16,7 +16,10 @@ from typing import Any
 import schemathesis
 
 KNOWN = Path("known.json")
-"""Written by `schema_fuzzing`: `ids` of objects by the names of fields, what is `within` what, `bodies` by operation instead of the document's examples."""
+"""Written by `schema_fuzzing`: `ids` of objects by the names of fields, what is `within` what, and `bodies` by operation.
+
+Those bodies take the place of the document's examples, and no field of theirs is changed: they are policies, where any strange one is a mistake.
+"""
 ANSWERS = Path("answers.json")
 """How often every operation answered with every status."""
 
@@ -33,7 +36,7 @@ def map_body(context: Any, body: Any) -> Any:
         for each in content.get("examples", {}).values()
     ]
     choice = zlib.crc32(repr(body).encode("utf-8", "replace"))
-    if choice % 2 or not examples:
+    if not examples or (body and choice % 2):  # the empty one, which every search begins with, is an example each time
         return body
     choice //= 2
     example = examples[choice % len(examples)]
@@ -43,7 +46,7 @@ def map_body(context: Any, body: Any) -> Any:
     for name, ids in known["ids"].items():
         if name in near:
             near[name] = ids[choice % len(ids)]
-    if body and choice // 5 % 4:
+    if body and choice // 5 % 4 and operation.label not in known["bodies"]:
         name = sorted(body, key=repr)[choice // 7 % len(body)]
         near[name] = body[name]
     return near
