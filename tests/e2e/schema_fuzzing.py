@@ -53,7 +53,7 @@ default: echo
 fallback: [far]
 moderation: {{output: [pii, secrets], on_match: redact}}
 tenants:
-  acme: {{budget_usd: {{month: 1000}}}}
+  acme: {{budget_usd: {{month: 1000}}, prompts: {{store: true}}}}
 """
 
 
