@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 from pyarrow import parquet
+from sqlalchemy import Connection, update
 
+from config.database import open_database
+from router.audit.triggers import changeable
 from router.launch import installed
+from router.tables import ledger
 from tests.router.cli.kit import Command
 from tests.router.cli.test_commands import book
 
@@ -105,3 +109,28 @@ def test_an_export_of_a_provider_is_compared_and_applied(booked: Command, tmp_pa
     ):
         refused = booked("ledger", "reconcile", *arguments)
         assert (refused.status, says in refused.err) == (status, True), refused
+
+
+def test_the_trial_balance_debits_tenants_with_what_providers_are_credited_and_says_when_the_sides_differ(booked: Command, database_url: str) -> None:
+    lines = [line.split() for line in booked("ledger", "balance").out.splitlines()]
+    assert lines == [
+        ["ACCOUNT", "DEBIT", "USD", "CREDIT", "USD"],
+        ["tenant:acme", "0.003"],
+        ["tenant:globex"],
+        ["provider:local", "0.003"],
+        ["TOTAL", "0.003", "0.003"],
+    ]
+    found = booked("ledger", "balance", "--month", "2026-01", "--json").json
+    assert (found["debit_usd"], found["credit_usd"], found["agrees"]) == ("0.003", "0.003", True)
+    assert booked("ledger", "balance", "--month", "2026-02", "--json").json["accounts"] == []
+    assert booked("ledger", "balance", "--month", "2026-13").status == 2
+
+    def forge(connection: Connection) -> None:
+        with changeable(connection, "ledger"):
+            connection.execute(update(ledger).where(ledger.c.tenant == "acme").values(cost=ledger.c.cost - 1))
+
+    database = open_database(database_url)
+    database.write_blocking(forge)
+    database.close()
+    wrong = booked("ledger", "balance")
+    assert (wrong.status, "headgate ledger verify" in wrong.err, "0.002999999999" in wrong.out) == (1, True, True)
