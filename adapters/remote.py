@@ -214,7 +214,7 @@ class RemoteBackend(abc.ABC):
         attempt.called = True
         try:
             try:
-                response = await sender.post(call.path, call.body, {**self._headers, **call.headers, **_idempotency(self.provider, request)}, stream=True)
+                response = await sender.post(call.path, call.body, {**self._headers, **call.headers, **_names(self.provider, request, attempt)}, stream=True)
             except BackendUnavailable:
                 worked = False
                 raise
@@ -254,9 +254,14 @@ class RemoteBackend(abc.ABC):
                 attempt.usage = meter.estimate(self.count(request).n) if worked else Usage(source="estimated")
 
 
-def _idempotency(provider: str, request: GenerateRequest) -> dict[str, str]:
-    """The header by which a provider that knows it recognises a request that is sent again."""
-    return {"idempotency-key": request.idempotency_key} if request.idempotency_key is not None and provider in ("openai", "anthropic") else {}
+def _names(provider: str, request: GenerateRequest, attempt: AttemptRecord) -> dict[str, str]:
+    """The headers by which a provider that knows them recognises a request that is sent again, and finds one in its own records."""
+    found = {}
+    if request.idempotency_key is not None and provider in ("openai", "anthropic"):
+        found["idempotency-key"] = request.idempotency_key
+    if attempt.reference and provider == "openai":
+        found["x-client-request-id"] = attempt.reference
+    return found
 
 
 async def _refusal(response: RawResponse, request_id: str | None) -> BackendError:

@@ -38,12 +38,13 @@ CAPABILITIES = Capabilities(streaming=True, tools=True, parallel_tools=True, vis
 
 
 class Bill(Struct, frozen=True):
-    """One line of the `bill_to` file: `final` says that the usage report with these numbers was sent."""
+    """One line of the `bill_to` file: `final` says that the usage report with these numbers was sent; `reference` is our own name of the attempt."""
 
     id: str
     input_tokens: int
     output_tokens: int
     final: bool
+    reference: str = ""
 
 
 @register("scripted", ScriptedSpec, provider="local")
@@ -99,7 +100,7 @@ class ScriptedBackend:
             for choice, each in enumerate(turns):
                 yield Finished(each.reason, choice=choice, provider_reason=each.reason, stop_sequence=each.stop_sequence)
         finally:
-            self._bill(Bill(identity, produced.input_tokens, produced.output_tokens, final))
+            self._bill(Bill(identity, produced.input_tokens, produced.output_tokens, final, attempt.reference))
 
     def count(self, request: GenerateRequest, /) -> TokenCount:
         return estimate_tokens(request)

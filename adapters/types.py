@@ -418,6 +418,9 @@ class AttemptRecord(Struct):
     backend: str
     model: str | None = None
     provider_request_id: str | None = None
+    reference: str = ""
+    """What our side calls the attempt towards a provider that keeps such a name: the request's id, the purpose and the number, `ID/answer/1`."""
+
     usage: Usage | None = None
     delivered_characters: int = 0
     ignored: tuple[str, ...] = ()

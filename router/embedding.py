@@ -95,7 +95,7 @@ class EmbeddingExchange:
             except BudgetExceeded as error:
                 self.gateway.alerts.refused(error.short)
                 raise ApiError(402, "budget_exceeded", "The budget does not allow this request. Ask your administrator for a larger one.") from error
-            self.record = AttemptRecord(backend=self.name)
+            self.record = AttemptRecord(backend=self.name, reference=booking.reference)
             return await chosen.embedder.embed(self.call.request, self.record)
         except BaseException as error:
             failure = error

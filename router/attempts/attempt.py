@@ -30,7 +30,7 @@ from adapters.types import (
 from router.attempts.citing import cited
 from router.attempts.structured import StructuredAnswer
 from router.moderating import Moderation
-from router.money.settlement import AttemptPlan
+from router.money.settlement import AttemptPlan, Booking
 
 
 class Attempt:
@@ -64,8 +64,10 @@ class Attempt:
         self.answered = False
         """Whether its first event has come."""
 
-    def grant(self, plan: AttemptPlan) -> None:
+    def grant(self, booking: Booking) -> None:
         """Take the plan for which something was set aside; with less output than was asked for, the request asks for that."""
+        plan = booking.plan
+        self.record.reference = booking.reference
         if plan.output_bound < self.plan.output_bound:
             self.clamped = plan.output_bound // plan.choices
             self.request = msgspec.structs.replace(self.request, max_output_tokens=self.clamped)

@@ -80,13 +80,13 @@ class Bookings:
             except Exception:
                 self._gateway.background(self._gateway.release(booking))
                 raise
-            attempt.grant(booking.plan)
+            attempt.grant(booking)
             self._lanes[attempt.plan.purpose] = _Lane(booking, attempt)
             return
         settlement = measured(lane.attempt.record, lane.booking.plan, lane.failure)
         await accounting.next_attempt(lane.booking, settlement, attempt.plan)
         self._add(lane.attempt, settlement)
-        attempt.grant(lane.booking.plan)
+        attempt.grant(lane.booking)
         self._lanes[attempt.plan.purpose] = _Lane(lane.booking, attempt)
 
     def failed(self, attempt: Attempt, error: BackendError) -> None:

@@ -6,6 +6,7 @@ transaction; a file that is applied twice books nothing the second time; what th
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,7 +156,7 @@ def _paired(connection: Connection, export: Export, provider: str) -> tuple[list
     by_ours: dict[str, list[Reported]] = {}
     for row in export.rows:
         if row.request_id:
-            by_ours.setdefault(row.request_id, []).append(row)
+            by_ours.setdefault(_request_of(row), []).append(row)
     attempts: dict[AttemptKey, _Ours] = {}
     strong: dict[str, set[AttemptKey]] = {}
     weak: dict[str, set[AttemptKey]] = {}
@@ -187,6 +188,13 @@ def _paired(connection: Connection, export: Export, provider: str) -> tuple[list
         else:
             late.append(row)
     for row in late:
+        if (named := _attempt_of(row)) is not None:  # it says which attempt it means
+            if named in attempts and named not in taken and _may_be(attempts[named], row):
+                taken.add(named)
+                pairs.append((row, named))
+            else:
+                rest.append(Difference(kind="not_in_ledger", name=row.name, request_id=named[0], attempt=named[1], model=row.model, fields=_told(row)))
+            continue
         found = {key for key in weak.get(row.request_id, ()) if key not in taken and _may_be(attempts[key], row)}
         same = [other for other in by_ours.get(row.request_id, ()) if other is not row and not strong.get(other.provider_request_id)]
         if not found:
@@ -238,6 +246,20 @@ def _within(moment: float, export: Export) -> bool:
     if export.since is None or export.until is None:
         return True
     return parse_moment(export.since) <= moment < parse_moment(export.until) + DAY_S
+
+
+_REFERENCE = re.compile(r"(.+)/([a-z]+)/([1-9][0-9]{0,8})")
+
+
+def _attempt_of(row: Reported) -> AttemptKey | None:
+    """The attempt that an export names as Headgate names it to providers (`ID/answer/1`)."""
+    found = _REFERENCE.fullmatch(row.request_id)
+    return None if found is None else (found[1], int(found[3]), found[2])
+
+
+def _request_of(row: Reported) -> str:
+    named = _attempt_of(row)
+    return row.request_id if named is None else named[0]
 
 
 def _may_be(ours: _Ours, row: Reported) -> bool:

@@ -148,6 +148,11 @@ class Booking(Struct):
     team: str = ""
     user: str = ""
 
+    @property
+    def reference(self) -> str:
+        """What the running attempt is called towards providers."""
+        return f"{self.request_id}/{self.plan.purpose}/{self.attempt}"
+
     def counters(self, plan: AttemptPlan) -> dict[Counter, int | None]:
         """The counters that an attempt of this booking moves, each with its cap."""
         caps = self.caps

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +20,12 @@ from adapters.cost import cost
 from adapters.types import Usage
 from config.database import Database
 from config.prices import Price
+from config.secretfile import load_secret
+from router.audit.chain import ChainKey
+from router.audit.ledger_check import check_ledger
+from router.money.balance import trial_balance
+from router.money.exports import parse_export
+from router.money.reconciliation import Reconciliation, reconcile
 from router.tables import budgets, ledger, reservations
 from tests.e2e.money_client import Asked
 
@@ -164,9 +172,13 @@ def check_rows(rows: Sequence[Row], *, killed: bool) -> None:
         assert sorted(found) == list(range(1, len(found) + 1)), (request_id, found)
 
 
+def read_bills(bill_file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in bill_file.read_text().splitlines()]
+
+
 def check_bills(rows: Sequence[Row], bill_file: Path) -> list[dict[str, Any]]:
     """The ledger equals what the upstream billed wherever its final report arrived; elsewhere it holds an estimate."""
-    bills = [json.loads(line) for line in bill_file.read_text().splitlines()]
+    bills = read_bills(bill_file)
     by_id: dict[str, Row] = {}
     for row in rows:
         if row["provider_request_id"] is not None:
@@ -186,6 +198,43 @@ def check_bills(rows: Sequence[Row], bill_file: Path) -> list[dict[str, Any]]:
     # A worker that was killed between the upstream's bill and its own settlement left a recovered row without the call's id.
     assert unmatched <= sum(row["entry"] == "recovery" for row in rows), f"{unmatched} billed calls are in no row"
     return bills
+
+
+async def import_bills(database: Database, bills: Sequence[dict[str, Any]]) -> None:
+    """Take over the upstream's own report: after it, the rows of every call that it billed add up to its bill, and a second import has nothing to do."""
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["provider_request_id", "request_id", "input_tokens", "output_tokens"])
+    table.writerows([bill["id"], bill["reference"], bill["input_tokens"], bill["output_tokens"]] for bill in bills)
+
+    def apply() -> Reconciliation:
+        return reconcile(database, parse_export(io.StringIO(text.getvalue(), newline="")), "local", apply=True)
+
+    done = await asyncio.to_thread(apply)
+    assert done.counts.keys() <= {"differs", "not_in_export"}, (done.counts, done.differences[:5])
+    assert done.open == done.counts.get("not_in_export", 0), done.differences[:5]
+    again = await asyncio.to_thread(apply)
+    assert (again.corrections, again.equal) == (0, len(bills))
+    attempts: dict[str, list[Row]] = defaultdict(list)
+    for row in (await read_books(database)).ledger:
+        attempts[f"{row['request_id']}/{row['purpose']}/{row['attempt']}"].append(row)
+    for bill in bills:
+        rows = attempts.pop(bill["reference"])
+        found = tuple(sum(row[name] for row in rows) for name in ("input_tokens", "output_tokens", "cost"))
+        usage = Usage(input_tokens=bill["input_tokens"], output_tokens=bill["output_tokens"])
+        assert found == (usage.input_tokens, usage.output_tokens, cost(usage, msgspec.json.decode(rows[0]["price"], type=Price))), (bill, rows)
+    for rows in attempts.values():  # what a killed worker had asked for, and the upstream never ended
+        assert {row["entry"] for row in rows} == {"recovery"} or sum(row["cost"] for row in rows) == 0, rows
+
+
+def key_of(home: Path) -> ChainKey:
+    return ChainKey(load_secret({}, home).reveal().encode())
+
+
+async def verify_books(database: Database, key: ChainKey) -> None:
+    """What `headgate ledger verify` and `headgate ledger balance` say."""
+    assert await database.read(lambda connection: check_ledger(connection, key)) == []
+    assert (await database.read(trial_balance)).agrees
 
 
 def check_clients(rows: Sequence[Row], crowd: Sequence[Asked], *, killed: bool) -> None:

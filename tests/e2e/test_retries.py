@@ -161,6 +161,12 @@ async def test_a_retry_repeats_the_request_with_the_same_idempotency_key(tmp_pat
     else:
         assert keys[0] is not None
         assert keys[0] == keys[1] != keys[2]
+    references = [exchange.headers.get("x-client-request-id", "") for exchange in (first, second, other)]
+    if kind == "openai":  # by which it finds a call in its own records, as the ledger calls it
+        assert [reference.partition("/")[2] for reference in references] == ["answer/1", "answer/2", "answer/1"]
+        assert references[0].partition("/")[0] == references[1].partition("/")[0] != references[2].partition("/")[0]
+    else:
+        assert references == ["", "", ""]
 
 
 async def test_a_client_that_leaves_while_a_retry_is_waited_for_stops_it(tmp_path: Path) -> None:

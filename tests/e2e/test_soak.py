@@ -21,7 +21,22 @@ from pathlib import Path
 import pytest
 
 from config.database import open_database
-from tests.e2e.money_books import Books, check_bills, check_clients, check_keys, check_rows, check_sums, counted, read_books, settled_books, watching
+from tests.e2e.money_books import (
+    Books,
+    check_bills,
+    check_clients,
+    check_keys,
+    check_rows,
+    check_sums,
+    counted,
+    import_bills,
+    key_of,
+    read_bills,
+    read_books,
+    settled_books,
+    verify_books,
+    watching,
+)
 from tests.e2e.money_client import Asked
 from tests.e2e.money_crowd import Crowd, caps, kill_a_worker, kill_everything, report, while_reserved, whole
 from tests.serving import headgate_json
@@ -98,6 +113,8 @@ async def test_every_cent_is_found_after_a_soak(tmp_path: Path, kind: str, worke
             time.monotonic() - began,
             f"{kind}, {workers} workers",
         )
+        await import_bills(database, read_bills(bills))
+        await verify_books(database, key_of(home))
     finally:
         await database.aclose()
 

@@ -152,6 +152,21 @@ async def test_a_row_that_may_mean_two_attempts_is_left_to_a_person(database: Da
     assert (done.counts, done.corrections) == ({"ambiguous": 1, "not_in_export": 2}, 0)
 
 
+async def test_an_export_that_names_attempts_as_we_do_leaves_nothing_to_guess(database: Database) -> None:
+    books = Accounting(database, "w1", clock=lambda: float(START))
+    booking = await books.reserve("r1", "acme", "key_1", 1, Caps(), plan())
+    first = booking.reference
+    told = AttemptRecord(backend="mini", usage=None, called=True, delivered_characters=4, ended_at=START + 60.0)
+    await books.next_attempt(booking, measured(told, booking.plan, asyncio.CancelledError()), plan())
+    assert (first, booking.reference) == ("r1/answer/1", "r1/answer/2")
+    await books.settle(booking, measured(told, booking.plan, asyncio.CancelledError()))
+    told_rows = [theirs("resp_1", (7, 3), ours=first), theirs("resp_2", (9, 4), ours=booking.reference), theirs("resp_3", (1, 1), ours="r1/answer/3")]
+    done = await run(database, export(told_rows), apply=True)
+    assert (done.counts, done.corrections) == ({"differs": 2, "not_in_ledger": 1}, 2)
+    sums = {n: sum(row["input_tokens"] for row in await rows(database) if row["attempt"] == n) for n in (1, 2)}
+    assert sums == {1: 7, 2: 9}
+
+
 async def test_two_that_apply_the_same_file_at_the_same_time_book_it_once(database: Database) -> None:
     for number in range(30):
         await book(database, f"r{number}", None, f"resp_{number}", delivered=40)
