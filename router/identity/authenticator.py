@@ -6,15 +6,16 @@ revoked key is dead in every worker within a second, and so are those of a disab
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
-from config.database import Database
+from config.database import Database, Prepared
 from config.networks import Address, Network, parse_networks, within
 from policies.access import Principal, Role, TenantRole, lesser
 from router.identity.keys import key_hash, scopes_of
@@ -42,6 +43,7 @@ class Authenticator:
         self._secret = secret
         self._clock = clock
         self._cache: dict[str, tuple[float, _Known | None]] = {}
+        self._asking: dict[str, asyncio.Task[_Known | None]] = {}
 
     async def principal(self, key: str, address: Callable[[], Address | None] | None = None) -> Principal | None:
         """The principal of a live key, or None. A key that is limited to networks is none from elsewhere; `address` is asked only for such a key."""
@@ -51,10 +53,11 @@ class Authenticator:
         if cached is not None and now - cached[0] < CACHE_SECONDS:
             known = cached[1]
         else:
-            known = await self._database.read(lambda connection: _look_up(connection, digest))
-            if len(self._cache) >= CACHE_ENTRIES:
-                self._cache.clear()
-            self._cache[digest] = (now, known)
+            asking = self._asking.get(digest)
+            if asking is None:  # those who come with the same key meanwhile wait for the same answer
+                asking = self._asking[digest] = asyncio.create_task(self._ask(digest, now))
+                asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody must look at it, also when all have left
+            known = await asyncio.shield(asking)
         if known is None:
             return None
         if known.networks is not None:
@@ -64,25 +67,36 @@ class Authenticator:
                 return None
         return known.principal
 
+    async def _ask(self, digest: str, now: float) -> _Known | None:
+        try:
+            known = await self._database.read(lambda connection: _look_up(connection, digest))
+        finally:
+            del self._asking[digest]
+        if len(self._cache) >= CACHE_ENTRIES:
+            self._cache.clear()
+        self._cache[digest] = (now, known)
+        return known
+
+
+_TEAM = func.coalesce(keys.c.team, users.c.team)
+_OF_A_KEY = Prepared(
+    select(
+        keys,
+        _TEAM.label("current_team"),
+        teams.c.archived_at,
+        teams.c.name.label("team_name"),
+        users.c.id.label("user_id"),
+        users.c.role.label("user_role"),
+        users.c.disabled_at,
+        users.c.erased_at,
+    )
+    .select_from(keys.outerjoin(users, users.c.id == keys.c.user).outerjoin(teams, teams.c.id == _TEAM))
+    .where(keys.c.hash == bindparam("digest"))
+)
+
 
 def _look_up(connection: Connection, digest: str) -> _Known | None:
-    table = keys.c
-    team = func.coalesce(table.team, users.c.team)
-    query = (
-        select(
-            keys,
-            team.label("current_team"),
-            teams.c.archived_at,
-            teams.c.name.label("team_name"),
-            users.c.id.label("user_id"),
-            users.c.role.label("user_role"),
-            users.c.disabled_at,
-            users.c.erased_at,
-        )
-        .select_from(keys.outerjoin(users, users.c.id == table.user).outerjoin(teams, teams.c.id == team))
-        .where(table.hash == digest)
-    )
-    row = connection.execute(query).mappings().first()
+    row: dict[str, Any] | None = next((each._asdict() for each in _OF_A_KEY.run(connection, {"digest": digest})), None)
     role = None if row is None or _is_dead(row, time.time()) else _role(row)
     if row is None or role is None:
         return None

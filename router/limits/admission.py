@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class Admission:
     """One request's. `settle` comes once it is known what was used, and again does nothing."""
 
-    def __init__(self, limiter: Limiter, scopes: Scopes, turn: Turn, store: Store | None, take: Take, verdict: Verdict) -> None:
-        """`store` None: the store is away and the settings let everything pass."""
+    def __init__(self, limiter: Limiter, scopes: Scopes, tokens: int, turn: Turn | None, store: Store | None, take: Take, verdict: Verdict) -> None:
+        """`tokens` are charged until it is known better. `turn` None: it does not wait. `store` None: the store is away and everything may pass."""
         self._limiter = limiter
         self._scopes = scopes
         self._turn = turn
-        self._tokens = turn.tokens
+        self._tokens = tokens
         self._store = store
         self._taken = take
         self._levels = verdict.levels
@@ -38,7 +38,6 @@ class Admission:
         own = model_scopes(self._scopes, name, model)
         if not (own.requests or own.tokens):
             return None
-        wait = wait and self._scopes.wait
         take = Take(charges_of(own, self._tokens))
         verdict, store = await self._limiter.take(take, self._turn if wait else None)
         if not verdict.passed:
@@ -64,11 +63,12 @@ class Admission:
             change = used.get(name, 0) - self._tokens
             if store is not None and change and own.tokens:
                 store.give(Give(tuple(Charge(scope, change) for scope in own.tokens)))
-        for name, tokens in used.items():
+        for name, tokens in used.items() if self._scopes.models else ():
             own = model_scopes(self._scopes, name, models.get(name, name))
             if name not in self._reserved and (own.requests or own.tokens) and self._store is not None:
                 self._store.give(Give(charges_of(own, tokens)))
-        self._limiter.freed((*self._scopes.slots, *(charge.scope for charge in general)))
+        if self._limiter.somebody_waits:
+            self._limiter.freed((*self._scopes.slots, *(charge.scope for charge in general)))
 
     def undo(self) -> None:
         """The request was refused by a limit after all: nothing was asked of them."""

@@ -85,23 +85,26 @@ class Limiter:
 
         Raises `Limited`, and `ApiError` 400 for a request that can never pass, or 503.
         """
-        narrowest = min(scopes.tokens, key=lambda scope: scope.limit, default=None)
+        few = scopes.tokens
+        narrowest = min(few, key=lambda scope: scope.limit) if len(few) > 1 else few[0] if few else None
         if narrowest is not None and least > narrowest.limit:
             raise too_large(narrowest, least)
         tokens = max(least, expected if narrowest is None else min(expected, narrowest.limit))
         take = Take(charges_of(scopes, tokens), scopes.slots)
-        turn = Turn(
-            principal.tenant,
-            principal.key_id or principal.user,
-            priority_class(scopes.priority, priority),
-            tokens,
-            scopes.queue.max_s if deadline is None else min(scopes.queue.max_s, deadline - time.time()),
-            scopes.queue.max_waiting,
-        )
-        verdict, store = await self.take(take, turn if scopes.wait else None)
+        turn = None
+        if scopes.wait:
+            turn = Turn(
+                principal.tenant,
+                principal.key_id or principal.user,
+                priority_class(scopes.priority, priority),
+                tokens,
+                scopes.queue.max_s if deadline is None else min(scopes.queue.max_s, deadline - time.time()),
+                scopes.queue.max_waiting,
+            )
+        verdict, store = await self.take(take, turn)
         if not verdict.passed:
             raise Limited(verdict, take)
-        return Admission(self, scopes, turn, store, take, verdict)
+        return Admission(self, scopes, tokens, turn, store, take, verdict)
 
     async def take(self, take: Take, turn: Turn | None) -> tuple[Verdict, Store | None]:
         """Take now, or, with a turn, wait for it in the tenant's line. The verdict, and where it was taken."""
@@ -165,6 +168,10 @@ class Limiter:
         """Given back by a request of this worker: whoever waits here may pass."""
         for line in self._lines.values():
             line.freed(scopes)
+
+    @property
+    def somebody_waits(self) -> bool:
+        return bool(self._lines)
 
     async def aclose(self) -> None:
         for line in self._lines.values():

@@ -22,7 +22,7 @@ from typing import Final
 
 from policies.buckets import charged, full_in, refilled
 from policies.rate_limits import Scope
-from router.limits.values import Give, StoreAway, Take, Verdict, refusal
+from router.limits.values import Charge, Give, StoreAway, Take, Verdict, refusal
 
 WORKERS: Final = 256
 """As many as a host can have (`settings.workers`), and as many counts as a concurrency has places for."""
@@ -73,41 +73,51 @@ class SharedMemory:
         return self.take_now(take)
 
     def take_now(self, take: Take) -> Verdict:
-        memory = self._memory
-        with self._locked():
+        self._lock()
+        try:
             now = self._clock()
-            places = [self._bucket(charge.scope, now) for charge in take.charges]
-            levels = [self._level(place, charge.scope, now) for place, charge in zip(places, take.charges, strict=True)]
+            places, levels = [], []
+            for charge in take.charges:
+                places.append(place := self._bucket(charge.scope, now))
+                levels.append(self._level(place, charge.scope, now))
             slots = [self._slot(scope) for scope in take.slots]
             running = [self._running(place) for place in slots]
-            if any(count >= scope.limit for scope, count in zip(take.slots, running, strict=True)) and self._bury():
+            if slots and any(count >= scope.limit for scope, count in zip(take.slots, running, strict=True)) and self._bury():
                 running = [self._running(place) for place in slots]
             verdict = refusal(take, levels, running)
             if verdict is not None:
                 return verdict
-            after = []
-            for place, charge, level in zip(places, take.charges, levels, strict=True):
-                bucket = charge.bucket
-                level = charged(bucket, level, charge.cost)
-                _BUCKET.pack_into(memory, place, charge.scope.digest, level, now, now + full_in(bucket, level))
-                after.append(level)
+            for number, charge in enumerate(take.charges):
+                levels[number] = self._charge(places[number], charge, levels[number], now)
             for place in slots:
                 self._counts[self._mine(place)] += 1
-            return Verdict(tuple(after))
+            return Verdict(tuple(levels))
+        finally:
+            self._unlock()
+
+    def _charge(self, place: int, charge: Charge, level: float, now: float) -> float:
+        bucket = charge.bucket
+        level = charged(bucket, level, charge.cost)
+        _BUCKET.pack_into(self._memory, place, charge.scope.digest, level, now, now + full_in(bucket, level))
+        return level
 
     def give(self, give: Give) -> None:
         try:
-            with self._locked():
-                now = self._clock()
-                for charge in give.charges:
-                    place = self._bucket(charge.scope, now)
-                    level = charged(charge.bucket, self._level(place, charge.scope, now), charge.cost)
-                    _BUCKET.pack_into(self._memory, place, charge.scope.digest, level, now, now + full_in(charge.bucket, level))
-                for scope in give.slots:
-                    mine = self._mine(self._slot(scope))
-                    self._counts[mine] = max(0, self._counts[mine] - 1)
+            self._lock()
         except StoreAway:
             self._later(give)
+            return
+        try:
+            now = self._clock()
+            for charge in give.charges:
+                place = self._bucket(charge.scope, now)
+                self._charge(place, charge, self._level(place, charge.scope, now), now)
+            for scope in give.slots:
+                with contextlib.suppress(StoreAway):  # its place went to others, so it holds nothing
+                    mine = self._mine(self._slot(scope))
+                    self._counts[mine] = max(0, self._counts[mine] - 1)
+        finally:
+            self._unlock()
 
     def _later(self, give: Give) -> None:
         import asyncio
@@ -130,17 +140,23 @@ class SharedMemory:
 
     # --- the file --------------------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock(self) -> None:
         """Raises `StoreAway` where the lock cannot be had."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._wait()
+
+    def _unlock(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._lock()
         try:
             yield
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._unlock()
 
     def _wait(self) -> None:
         end = time.monotonic() + PATIENCE_S
