@@ -21,6 +21,7 @@ from policies.buckets import per_minute
 from policies.rate_limits import BURST_S, Kind, Measure, Scope, Scopes, _scope
 from policies.schema import Priority, Queue
 from router.launch import migrate_state
+from router.limits import remote
 from router.limits.limiter import Limiter
 from router.limits.redis import RedisTransport
 from router.limits.remote import Remote
@@ -29,6 +30,12 @@ from router.limits.sql import SqlTransport
 from router.limits.values import Store
 from router.tables import workers
 from tests.conftest import free_port
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store on a busy machine is slow and not away; one that is away refuses connections, and that needs no patience."""
+    monkeypatch.setattr(remote, "CALL_S", 30.0)
 
 
 class Clock:
