@@ -45,6 +45,7 @@ from router.launch import migrate_state
 from router.money.accounting import Accounting
 from router.money.settlement import AttemptPlan, Booking, Caps, Level, measured
 from router.tables import ledger
+from tests.seals import SEALS
 
 SECRET = b"a secret of the benchmark, long enough"
 TENANTS, KEYS = 4, 4
@@ -93,7 +94,7 @@ class Books:
     name = "reserve, settle, ledger"
 
     def __init__(self, database: Database) -> None:
-        self._accounting = Accounting(database, "bench")
+        self._accounting = Accounting(database, "bench", SEALS)
         self.levels = False
 
     async def enter(self, request: Request) -> None:

@@ -399,7 +399,7 @@ async def test_erasing_a_user_takes_what_they_said_and_who_they_are_and_leaves_s
     after = await call(service, "GET", "/admin/usage", service.admin_key)
     assert (after[1]["data"], after[1]["budgets"]) == (sums[1]["data"], sums[1]["budgets"])
     assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
-    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.audit.key)) == []
+    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.secret)) == []
     shown = (await call(service, "GET", f"/admin/users/{jane['id']}", service.key))[1]
     assert (shown["subject"], shown["email"], shown["display_name"], shown["erased_at"] is not None) == (None, None, None, True)
     assert [(await call(service, "GET", f"/admin/keys/{key['id']}", service.key))[1]["name"] for key in keys] == ["erased", "a laptop"]
@@ -460,7 +460,7 @@ async def test_what_is_kept_of_a_user_after_they_were_erased_is_swept(service: S
 async def test_the_books_are_checked_and_every_problem_is_located(service: Service) -> None:
     for key in (service.key, service.other_key):
         await call(service, "POST", "/v1/chat/completions", key, CHAT)
-    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.audit.key)) == []
+    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.secret)) == []
     (row, _) = await service.database.read(lambda connection: connection.execute(select(ledger).order_by(ledger.c.tenant)).mappings().all())
 
     def found_after(*statements: Any) -> Any:
@@ -473,7 +473,7 @@ async def test_the_books_are_checked_and_every_problem_is_located(service: Servi
             def work(connection: Any) -> None:
                 for statement in statements:
                     statement(connection) if callable(statement) else connection.execute(statement)
-                said.update((each.table, each.row, each.column) for each in check_ledger(connection, service.gateway.audit.key))
+                said.update((each.table, each.row, each.column) for each in check_ledger(connection, service.gateway.secret))
                 raise Undone
 
             with pytest.raises(Undone):
@@ -494,10 +494,10 @@ async def test_the_books_are_checked_and_every_problem_is_located(service: Servi
     assert ("budgets", f"acme {month}", "reserved") in await found_after(update(budgets).where(budgets.c.period == month).values(reserved=-1))
     attempt = f"{row['request_id']} answer 1"
     twice = await found_after(insert(ledger).values({**row, "id": "another", "cost": 0}))
-    assert {each for each in twice if each[0] != "usage_days"} == {("ledger", attempt, "entry")}
+    assert {each for each in twice if each[0] != "usage_days"} == {("ledger", attempt, "entry"), ("ledger", "another", "seal")}
     assert {column for table, _, column in twice if table == "usage_days"} >= {"requests", "attempts"}
     orphan = await found_after(insert(ledger).values({**row, "id": "another", "cost": 0, "attempt": 9, "entry": "correction"}))
-    assert {each for each in orphan if each[0] != "usage_days"} == {("ledger", f"{row['request_id']} answer 9", "entry")}
+    assert {each for each in orphan if each[0] != "usage_days"} == {("ledger", f"{row['request_id']} answer 9", "entry"), ("ledger", "another", "seal")}
     assert "corrections" in {column for table, _, column in orphan if table == "usage_days"}
     cheaper = await found_after(loose, update(ledger).where(ledger.c.id == row["id"]).values(cost=ledger.c.cost - 1))
     assert gone < cheaper

@@ -36,6 +36,7 @@ from router.money.recovery import recover
 from router.money.settlement import AttemptPlan, Booking, Caps, Counter, Level, Settlement
 from router.tables import budgets, ledger, reservations
 from tests.router.money.books_model import REFUSED, TAKEN, Came, Model
+from tests.seals import SEALS
 
 T = TypeVar("T")
 WORKERS = 3
@@ -178,7 +179,7 @@ class Books(RuleBasedStateMachine):
         self.numbers = itertools.count()
         for _ in range(WORKERS):
             self.names.append("")
-            self.workers.append(Accounting(self.database, "", self.clock))
+            self.workers.append(Accounting(self.database, "", SEALS, self.clock))
             self.born(len(self.names) - 1)
         run(inner.write(_empty))
 
@@ -187,7 +188,7 @@ class Books(RuleBasedStateMachine):
 
     def born(self, at: int) -> None:
         self.names[at] = f"w{next(self.numbers)}"
-        self.workers[at] = Accounting(self.database, self.names[at], self.clock)
+        self.workers[at] = Accounting(self.database, self.names[at], SEALS, self.clock)
 
     @initialize(tenants=st.fixed_dictionaries(dict.fromkeys(("acme", "globex"), caps)), keys=st.fixed_dictionaries({"a1": caps, "g1": caps}), of_model=caps)
     def policy(self, tenants: dict[str, Any], keys: dict[str, Any], of_model: tuple[int | None, int | None]) -> None:
@@ -429,7 +430,7 @@ class Books(RuleBasedStateMachine):
         )
 
     async def recovery(self, worker: int) -> int:
-        return await self.database.write(lambda connection: recover(connection, self.names[worker], self.now))
+        return await self.database.write(lambda connection: recover(connection, self.names[worker], self.now, SEALS))
 
     def tables(self) -> Tables:
         found: Tables = self.run(self.database.read(_tables))

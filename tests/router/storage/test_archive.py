@@ -29,6 +29,7 @@ from router.money import reports
 from router.money.books import write_rows
 from router.money.periods import parse_month
 from router.money.rollup import day_of
+from router.money.sealing import LedgerChain
 from router.money.statement import make_statement
 from router.storage import archive as archiving
 from router.storage.archive import Archive, CannotArchive, check_file, list_archives, month_bounds, month_of
@@ -39,16 +40,16 @@ from router.storage.rows import read_tables
 from router.storage.tables import Archived, archives, ledger_openings
 from router.tables import ledger, reservations
 from tests.router.cli.kit import Command, headgate
+from tests.seals import SEALS, SECRET
 
 __all__ = ["headgate"]
-SECRET = b"a secret"
 MONTHS = ("2025-11", "2025-12", "2026-01")
 NOW = datetime(2026, 2, 10, tzinfo=UTC).timestamp()
 TEXTS = (None, "", "\\N", "\\", 'a "quoted", cell\r\nof two lines', "北京")
 
 
 def archive(database: Database, folder: Path, **given: Any) -> Iterator[Archive]:
-    return archiving.archive(database, folder, AuditLog(database, SECRET), SYSTEM, **given)
+    return archiving.archive(database, folder, AuditLog(database, SECRET), SEALS, SYSTEM, **given)
 
 
 def row(number: int, month: str, random: random.Random) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def row(number: int, month: str, random: random.Random) -> dict[str, Any]:
 def put(database: Database, months: tuple[str, ...] = MONTHS, count: int = 60) -> None:
     chance = random.Random(5)
     rows = [row(number, month, chance) for month in months for number in range(count)]
-    database.write_blocking(lambda connection: write_rows(connection, rows))
+    database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), rows))
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_a_row_that_comes_to_an_archived_month_later_is_archived_beside_it(datab
     put(database, ("2025-11",))
     list(archive(database, tmp_path, before="2025-12", now=NOW))
     late = row(999, "2025-11", random.Random(1))
-    database.write_blocking(lambda connection: write_rows(connection, [late]))
+    database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), [late]))
     before = totals(database)
     (second,) = archive(database, tmp_path, before="2025-12", now=NOW)
     assert (second.id, second.rows) == ("ledger-2025-11-2", 1)
@@ -213,7 +214,7 @@ def test_a_month_that_changes_meanwhile_is_written_again_and_a_file_that_is_not_
         compare(*arguments)
         if late:
             one = late.pop()
-            database.write_blocking(lambda connection: write_rows(connection, [one]))
+            database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), [one]))
 
     monkeypatch.setattr(archiving, "_compare", and_then_one_comes)
     (done,) = archive(database, tmp_path, before="2025-12", now=NOW)
