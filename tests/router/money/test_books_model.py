@@ -28,11 +28,14 @@ from adapters.cost import cost, upper_bound
 from adapters.types import Usage
 from config.database import Database, Work, open_database
 from config.prices import FREE, Price
+from router.audit.seal_check import check_seals
+from router.audit.triggers import changeable
 from router.launch import migrate_state
 from router.money.accounting import Accounting
 from router.money.batch import Entry, Next, Open, Release, Settle
 from router.money.books import BudgetExceeded
 from router.money.recovery import recover
+from router.money.sealing import ledger_heads, ledger_seals
 from router.money.settlement import AttemptPlan, Booking, Caps, Counter, Level, Settlement
 from router.tables import budgets, ledger, reservations
 from tests.router.money.books_model import REFUSED, TAKEN, Came, Model
@@ -287,6 +290,7 @@ class Books(RuleBasedStateMachine):
             self.a_worker_is_given_up(worker, lives=True)
         tables = self.tables()
         assert tables.held == {}
+        assert self.run(self.database.read(lambda connection: list(check_seals(connection, SEALS)))) == []
         assert {reserved for _, reserved, _ in tables.counters.values()} <= {0}
 
     # --- how it is done ----------------------------------------------------------------------------------------------------------------
@@ -438,8 +442,9 @@ class Books(RuleBasedStateMachine):
 
 
 def _empty(connection: Connection) -> None:
-    for table in (budgets, reservations, ledger):
-        connection.execute(delete(table))
+    with changeable(connection, "ledger"):
+        for table in (budgets, reservations, ledger, ledger_heads, ledger_seals):
+            connection.execute(delete(table))
 
 
 def _tables(connection: Connection) -> Tables:

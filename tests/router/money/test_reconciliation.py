@@ -223,7 +223,7 @@ async def test_sums_by_day_are_compared_and_nothing_is_booked_from_them(database
     with pytest.raises(NotByRequest, match="no single request"):
         await run(database, told, apply=True)
     with pytest.raises(NoSuchProvider, match="it has openai"):
-        await asyncio.to_thread(reconcile, database, told, "anthropic")
+        await asyncio.to_thread(reconcile, database, told, "anthropic", SEALS)
 
 
 def test_anthropics_console_export_is_read() -> None:
