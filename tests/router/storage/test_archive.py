@@ -308,7 +308,8 @@ def test_rows_that_left_with_an_archive_are_not_missed_and_no_others_can_leave(d
     assert seals(database, insert(ledger).values(gone)) == [gone["id"]]
     assert seals(database, delete(ledger).where(ledger.c.id == "id-2026-01-3")) == [f"chain {gone['chain']}"]
     assert sorted(set(seals(database, delete(ledger_archived)))) == [f"chain {gone['chain']}", "rows without a seal"]
-    assert "ledger-2025-12" in seals(database, update(ledger_archived).values(last=ledger_archived.c.last + 60))[0]
+    stretched = seals(database, update(ledger_archived).values(last=ledger_archived.c.last + 60))
+    assert any(each.startswith("ledger-2025-12 ") for each in stretched)
     late = row(900, "2025-11", chance)
     database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), [late]))
     assert seals(database) == []
