@@ -39,6 +39,7 @@ from router.launch import installed, open_limits
 from router.limits.limiter import Limiter
 from router.money.accounting import Accounting
 from router.money.insisting import insist
+from router.money.sealing import SealKey
 from router.money.settlement import Booking, Settlement, unmeasured
 from router.policy_in_force import REFRESH_S, PolicyHolder
 from router.tables import workers
@@ -96,7 +97,7 @@ class Gateway:
         self.audit = AuditLog(database, secret)
         self.leftovers = Leftovers(database)
         self.recorder = Recorder(database, secret, self.sealer, settings.decisions_days, self.metrics.decisions_dropped)
-        self.accounting = Accounting(database, worker)
+        self.accounting = Accounting(database, worker, SealKey(secret))
         self.idempotency = Idempotency(database, self.sealer, worker, settings.idempotency_s)
         self.remembered = RememberedParts(database, self.sealer, settings.tool_memory_s)
         self.turns = Turns(database, self.sealer, settings.retention_s)
@@ -127,6 +128,7 @@ class Gateway:
             (BEAT_S, self._beat),
             (BEAT_S, self.limits.beat),
             (BEAT_S, self._look),
+            (BEAT_S, self.accounting.write_head),
             (SWEEP_S, self._sweep),
             (ALERTS_S, self.alerts.look),
         )
@@ -141,6 +143,7 @@ class Gateway:
         while self._tasks or self._running:
             await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
         await self._record_the_last()
+        await self._seal_the_last()
         await self.door.aclose()
         await self.policy.current.aclose()
         await self.limits.aclose()
@@ -273,6 +276,13 @@ class Gateway:
                 await self.recorder.flush()
         except (TimeoutError, SQLAlchemyError, OSError) as error:
             log.error("decisions_not_written", error=type(error).__name__)
+
+    async def _seal_the_last(self) -> None:
+        try:
+            async with asyncio.timeout(BOOKING_S):
+                await self.accounting.write_head()
+        except (TimeoutError, SQLAlchemyError, OSError) as error:
+            log.error("ledger_head_not_written", error=type(error).__name__)
 
     async def _look(self) -> None:
         """Apart from the heartbeat, which must not wait for a backend."""

@@ -39,6 +39,7 @@ from router.identity.tenants import DEFAULT_TENANT, list_tenants
 from router.launch import Launch, installed, open_state, prepare_state, socket_path
 from router.limits.sql import forget_worker as free_limits
 from router.money.recovery import recover
+from router.money.sealing import SealKey
 from router.policy_in_force import known_price
 from router.tables import reservations, workers
 from router.telemetry import METRICS_FOLDER, forget_worker, prepare_metrics_folder
@@ -182,14 +183,14 @@ class Supervisor:
         def work(connection: Connection) -> FirstKeys:
             # The home's lock is ours, so whatever worker of this instance is registered is dead; a database inside the home has no other instance.
             dead = _workers_of(connection, None if embedded else self._instance)
-            recovered = sum(_bury(connection, worker) for worker in dead)
+            recovered = sum(_bury(connection, worker, self._seals) for worker in dead)
             if recovered:
                 log.warning("recovered_reservations", count=recovered)
             policy_store.import_file(connection, text)
             return ensure_first_keys(connection, secret, configured.reveal() if configured else None)
 
-        self._audit = AuditLog(database, secret)
-        return database.write_blocking(recorded_start(self._audit, work))
+        self._audit, self._seals = AuditLog(database, secret), SealKey(secret)
+        return database.write_blocking(recorded_start(self._audit, self._seals, work))
 
     def _announce_ready(self, url: str, made: FirstKeys) -> None:
         self._announce(f"Headgate is ready on {url}")
@@ -278,7 +279,7 @@ class Supervisor:
         """Settle what dead workers left open; one that the database refuses now is tried again at the next tick."""
         for worker in sorted(self._dead):
             try:
-                recovered = database.write_blocking(lambda connection, worker=worker: _bury(connection, worker))  # type: ignore[misc]
+                recovered = database.write_blocking(lambda connection, worker=worker: _bury(connection, worker, self._seals))  # type: ignore[misc]
             except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:
                 log.error("recovery_failed", worker=worker, error=type(error).__name__)
                 continue
@@ -365,9 +366,9 @@ def _workers_of(connection: Connection, instance: str | None) -> set[str]:
     return {*connection.execute(query).scalars(), *connection.execute(sql_select(reservations.c.worker).distinct()).scalars()}
 
 
-def _bury(connection: Connection, worker: str) -> int:
+def _bury(connection: Connection, worker: str, seals: SealKey) -> int:
     """Settle a dead worker's reservations and forget it. Returns how many there were."""
-    recovered = recover(connection, worker, time.time())
+    recovered = recover(connection, worker, time.time(), seals)
     free_limits(connection, worker)
     connection.execute(delete(workers).where(workers.c.id == worker))
     return recovered

@@ -108,6 +108,9 @@ ledger = Table(
     Column("ended_at", Double, nullable=False),
     Column("billed_ms", BigInteger, nullable=False, server_default="0"),
     Column("booked_at", Double, nullable=False, server_default="0"),
+    Column("chain", String(32), nullable=False, server_default=""),
+    Column("position", BigInteger, nullable=False, server_default="0"),
+    Column("seal", String(32), nullable=False, server_default=""),
     Index("ix_ledger_tenant_ended_at", "tenant", "ended_at"),
     Index("ix_ledger_ended_at", "ended_at", "id"),
 )

@@ -14,6 +14,7 @@ from retrieval.values import Change
 from router import policy_store
 from router.audit.log import FILE, SYSTEM, Actor, AuditAction, AuditLog, Entry, Subject
 from router.identity.tables import keys, tenants
+from router.money.sealing import SEALING, SealKey, begin_sealing, ledger_seals, recorded_sealing
 from router.policy_store import PolicyVersion
 
 T = TypeVar("T")
@@ -76,8 +77,11 @@ def budgets_of(text: str) -> dict[str, dict[str, Any]]:
     return {str(name): table["budget_usd"] for name, table in named if isinstance(table, dict) and isinstance(table.get("budget_usd"), dict)}
 
 
-def recorded_start(audit: AuditLog, work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """The work of a start, with entries for the policy it imports and for the tenants and keys it makes, revokes or lets live again."""
+def recorded_start(audit: AuditLog, seals: SealKey, work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    """The work of a start, with entries for the policy it imports and for the tenants and keys it makes, revokes or lets live again.
+
+    The first one says that rows of the ledger are sealed from now on, and how many are not: nobody can later say that none were.
+    """
 
     def both(connection: Connection) -> T:
         exclusively(connection, STATE_LOCK)
@@ -93,6 +97,9 @@ def recorded_start(audit: AuditLog, work: Callable[[Connection], T]) -> Callable
             if before is None or before[2] != revoked:
                 action: AuditAction = "key.create" if before is None else "key.revoke" if revoked else "key.restore"
                 found.append(Entry(SYSTEM, action, Subject("key", id, tenant, {"role": role})))
+        if begin_sealing(connection, seals) and not recorded_sealing(connection):
+            unsealed = connection.execute(select(ledger_seals.c.unsealed)).scalar_one()
+            found.append(Entry(SYSTEM, SEALING, Subject("ledger", "", "", {"unsealed": unsealed})))
         audit.append(connection, *found)
         return result
 

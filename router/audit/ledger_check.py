@@ -1,5 +1,5 @@
 """Whether the books hold together: the ledger against the budgets' counters, its sums by day and its archives, reservations against what is set aside,
-corrections against what they correct.
+corrections against what they correct, and every row against its seal.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from sqlalchemy import Connection, case, func, select
 from router.audit.chain import ChainKey
 from router.audit.findings import Finding
 from router.audit.level_scopes import LevelScopes
+from router.audit.seal_check import check_seals
 from router.audit.sums_check import check_archives, check_sums
 from router.audit.triggers import APPEND_ONLY, triggers_of, triggers_there
 from router.money.accounting import DAY_S, periods_of
 from router.money.batch import counters_of
 from router.money.rollup import day_of
+from router.money.sealing import SealKey
 from router.money.settlement import Counter
 from router.storage.tables import OPENING, archives
 from router.tables import budgets, ledger, reservations
@@ -28,10 +30,11 @@ NEAR_S = 5.0
 """A request is reserved for a moment before its attempt's `started_at` is taken: so near to midnight it may belong to either day."""
 
 
-def check_ledger(connection: Connection, key: ChainKey) -> list[Finding]:
-    """Every problem of the books, as they are at one moment. Blocking; reads every row of the ledger a few times. `key` is that of the audit log's chain."""
+def check_ledger(connection: Connection, secret: bytes) -> list[Finding]:
+    """Every problem of the books, as they are at one moment. Blocking; reads every row of the ledger a few times. `secret` is the service's."""
     checks = (_triggers, _counters, _reservations, _attempts, check_sums)
-    return [*(found for check in checks for found in check(connection)), *check_archives(connection, key)]
+    books = [found for check in checks for found in check(connection)]
+    return [*books, *check_archives(connection, ChainKey(secret)), *check_seals(connection, SealKey(secret))]
 
 
 def _triggers(connection: Connection) -> Iterator[Finding]:

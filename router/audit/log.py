@@ -62,6 +62,7 @@ AuditAction: TypeAlias = Literal[
     "ledger.read",
     "ledger.reconcile",
     "ledger.archive",
+    "ledger.seal",
     "response.read",
     "decision.read",
     "prompt.read",

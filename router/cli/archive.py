@@ -10,10 +10,12 @@ import click
 import msgspec
 
 from adapters.cost import usd_float
+from config.secretfile import load_secret
 from router.audit.actors import command_line
-from router.cli.audit import audit_of
+from router.audit.log import AuditLog
 from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table
 from router.cli.usage import ledger
+from router.money.sealing import SealKey
 from router.storage.archive import Archive, CannotArchive, check_file, list_archives, month_bounds, month_of
 from router.storage.archive import archive as archive_months
 from router.storage.archive_files import Format
@@ -38,8 +40,9 @@ def archive(before: str | None, folder: Path, form: Format, config: Path | None,
         except ValueError as error:
             raise click.BadParameter(f"{before!r} is not a month, as 2026-01 is", param_hint="--before") from error
         try:
-            log = audit_of(launch, settings, database)
-            for each in archive_months(database, folder, log, command_line(), before=before, form=form):
+            secret = load_secret(launch.environ(), settings.home).reveal().encode()
+            log = AuditLog(database, secret)
+            for each in archive_months(database, folder, log, SealKey(secret), command_line(), before=before, form=form):
                 done.append(each)
                 if not as_json:
                     click.echo(

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import click
 
+from config.secretfile import load_secret
 from router.audit.actors import command_line
 from router.audit.changes import recorded_corrections
-from router.cli.audit import audit_of
+from router.audit.log import AuditLog
 from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table
 from router.cli.usage import ledger
 from router.money.exports import InvalidExport, parse_export
 from router.money.reconciliation import Difference, NoSuchProvider, NotByRequest
 from router.money.reconciliation import reconcile as compare
+from router.money.sealing import SealKey
 
 __all__ = ["ledger"]
 
@@ -41,9 +43,10 @@ def reconcile(file: Path, provider: str, apply: bool, every: bool, config: Path 
     except InvalidExport as error:
         raise click.UsageError(f"{file} cannot be read as a usage export: {error}") from error
     with open_home(config) as (launch, settings, database):
+        secret = load_secret(launch.environ(), settings.home).reveal().encode()
         try:
-            booked = recorded_corrections(audit_of(launch, settings, database), command_line(), provider)
-            done = compare(database, export, provider, apply=apply, reported=every, booked=booked)
+            booked = recorded_corrections(AuditLog(database, secret), command_line(), provider)
+            done = compare(database, export, provider, SealKey(secret), apply=apply, reported=every, booked=booked)
         except NotByRequest as error:
             raise click.UsageError(str(error)) from error
         except NoSuchProvider as error:

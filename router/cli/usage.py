@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import click
 from sqlalchemy import Connection
 
 from adapters.cost import usd_float
+from config.secretfile import load_secret
 from router.audit.actors import command_line
 from router.audit.findings import Finding
 from router.audit.ledger_check import check_ledger
 from router.audit.log import Subject
 from router.audit.reading import as_of_now
+from router.audit.seal_check import Sealing, sealing
 from router.cli.audit import audit_of
 from router.cli.common import config_option, fail, json_option, moment, open_home, period_options, print_json, print_table, require_reports, require_tenant
 from router.money import chargeback, reports
@@ -130,20 +133,23 @@ def export(tenant: str | None, since: str | None, until: str | None, form: str, 
 @config_option
 @json_option
 def verify(config: Path | None, as_json: bool) -> None:
-    """Check the books against each other: rows, sums, archives, budgets, reservations, and that rows can only be added. Exit status 1 where one fails."""
+    """Check every row against its seal, and the books against each other: sums, archives, budgets, reservations. Exit status 1 where something fails."""
     with open_home(config) as (launch, settings, database):
-        key = audit_of(launch, settings, database).key
+        secret = load_secret(launch.environ(), settings.home).reveal().encode()
 
-        def work(connection: Connection) -> list[Finding]:
+        def work(connection: Connection) -> tuple[list[Finding], Sealing | None]:
             as_of_now(connection)
-            return check_ledger(connection, key)
+            return check_ledger(connection, secret), sealing(connection)
 
-        found = database.read_blocking(work)
+        found, sealed = database.read_blocking(work)
     if as_json:
-        print_json({"ok": not found, "problems": found})
+        print_json({"ok": not found, "problems": found, "sealing": sealed})
     else:
         for each in found:
             column = f", column {each.column}" if each.column else ""
             click.echo(f"{each.table}: row {each.row}{column}: {each.message}; expected {each.expected}, found {each.found}")
+        if sealed is not None:
+            before = f"; {sealed.unsealed} rows from before have no seal" if sealed.unsealed else ""
+            click.echo(f"rows are sealed since {datetime.fromtimestamp(sealed.since, UTC):%Y-%m-%d %H:%M} UTC{before}")
         click.echo("the books hold together" if not found else f"{len(found)} problems")
     sys.exit(1 if found else 0)

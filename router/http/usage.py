@@ -19,6 +19,7 @@ from router.money import reports
 from router.money.exports import InvalidExport, parse_export
 from router.money.periods import Month, parse_moment, parse_month
 from router.money.reconciliation import Booked, NoSuchProvider, NotByRequest, Reconciliation, reconcile
+from router.money.sealing import SealKey
 from router.money.statement import NoSuchTenant, make_statement
 from router.money.statement_markdown import inside, markdown
 from router.storage.tables import Archived
@@ -132,7 +133,7 @@ async def reconcile_ledger(request: HttpRequest, provider: FromQuery[str], apply
     body = await request.body()
     booked = recorded_corrections(gateway.audit, actor_of(request), provider)
     try:
-        return await asyncio.to_thread(_reconcile, gateway.database, body, provider, apply, all, booked)
+        return await asyncio.to_thread(_reconcile, gateway.database, body, provider, SealKey(gateway.secret), apply, all, booked)
     except InvalidExport as error:
         raise ApiError(400, "invalid_export", f"The body cannot be read as a usage export: {error}.") from error
     except NotByRequest as error:
@@ -141,13 +142,13 @@ async def reconcile_ledger(request: HttpRequest, provider: FromQuery[str], apply
         raise ApiError(404, "provider_not_found", f"{error}.", param="provider") from error
 
 
-def _reconcile(database: Database, body: bytes, provider: str, apply: bool, every: bool, booked: Booked) -> Reconciliation:
+def _reconcile(database: Database, body: bytes, provider: str, seals: SealKey, apply: bool, every: bool, booked: Booked) -> Reconciliation:
     """Reading and comparing take a while: not on the loop."""
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidExport(f"it is not UTF-8: {error}") from error
-    return reconcile(database, parse_export(io.StringIO(text, newline="")), provider, apply=apply, reported=every, booked=booked)
+    return reconcile(database, parse_export(io.StringIO(text, newline="")), provider, seals, apply=apply, reported=every, booked=booked)
 
 
 def moment_of(name: str, text: str | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The audit log with its heads and checkpoints, decisions, stored prompts; whose what is kept was; tables that can only be added to."""
+"""The audit log with its heads and checkpoints, decisions, stored prompts; whose what is kept was; the ledger's seals; tables that only grow."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -103,6 +103,35 @@ def upgrade() -> None:
         op.create_index(f"ix_{table}_user_id", table, ["user_id"])
     op.add_column("users", sa.Column("erased_subject", sa.String(64)))
     op.create_index("ix_users_erased_subject", "users", ["erased_subject"])
+    op.add_column("ledger", sa.Column("chain", sa.String(32), nullable=False, server_default=""))
+    op.add_column("ledger", sa.Column("position", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("ledger", sa.Column("seal", sa.String(32), nullable=False, server_default=""))
+    op.create_table(
+        "ledger_heads",
+        sa.Column("chain", sa.String(32), nullable=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("position", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("chain", name="pk_ledger_heads"),
+    )
+    op.create_table(
+        "ledger_seals",
+        sa.Column("id", sa.Integer, nullable=False, autoincrement=False),
+        sa.Column("chains", sa.BigInteger, nullable=False),
+        sa.Column("unsealed", sa.BigInteger, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("mac", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_ledger_seals"),
+    )
+    op.create_table(
+        "ledger_archived",
+        sa.Column("archive", sa.String(64), nullable=False),
+        sa.Column("chain", sa.String(32), nullable=False),
+        sa.Column("first", sa.BigInteger, nullable=False, autoincrement=False),
+        sa.Column("last", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("archive", "chain", "first", name="pk_ledger_archived"),
+    )
     refuse_changes(op.get_bind(), *TABLES)
 
 
@@ -113,5 +142,17 @@ def downgrade() -> None:
     for table in KEPT:
         op.drop_index(f"ix_{table}_user_id", table)
         op.drop_column(table, "user_id")
-    for table in ("prompts", "decision_capabilities", "decisions", "audit_checkpoints", "audit_heads", "audit_log"):
+    for column in ("seal", "position", "chain"):
+        op.drop_column("ledger", column)
+    for table in (
+        "ledger_archived",
+        "ledger_seals",
+        "ledger_heads",
+        "prompts",
+        "decision_capabilities",
+        "decisions",
+        "audit_checkpoints",
+        "audit_heads",
+        "audit_log",
+    ):
         op.drop_table(table)

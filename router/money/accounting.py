@@ -21,6 +21,7 @@ from sqlalchemy import select
 from config.database import Database
 from router.money.batch import Next, Open, Outcome, Release, Settle
 from router.money.entries import Entries
+from router.money.sealing import SealKey
 from router.money.settlement import AttemptPlan, Booking, Caps, Left, Level, Settlement
 from router.tables import budgets
 
@@ -29,11 +30,11 @@ MANY_LEVELS = 50
 
 
 class Accounting:
-    """The books of one worker. `worker` identifies the process: its open reservations are recovered when it dies."""
+    """The books of one worker. `worker` identifies the process: its open reservations are recovered when it dies. Its rows are sealed with `seals`."""
 
-    def __init__(self, database: Database, worker: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, worker: str, seals: SealKey, clock: Callable[[], float] = time.time) -> None:
         self._database = database
-        self._entries = Entries(database, worker)
+        self._entries = Entries(database, worker, seals)
         self._clock = clock
 
     async def reserve(self, request_id: str, tenant: str, key_id: str, policy_version: int, caps: Caps, plan: AttemptPlan) -> Booking:
@@ -112,6 +113,10 @@ class Accounting:
     async def release(self, booking: Booking) -> None:
         """Undo a reservation of which nobody knows whether it was made: the database went away before it answered. No call was made."""
         await self._entries.book(Release(booking))
+
+    async def write_head(self) -> None:
+        """Sign how far this worker's rows go: every few seconds, and when it ends."""
+        await self._entries.write_head()
 
 
 @lru_cache(maxsize=4)

@@ -22,7 +22,6 @@ from sqlalchemy import Connection, bindparam, delete, exists, func, or_, select,
 
 from config.database import Prepared
 from router.money.books import (
-    INSERT_LEDGER,
     INSERT_RESERVATION,
     BudgetExceeded,
     Short,
@@ -31,6 +30,7 @@ from router.money.books import (
     reservation_row,
 )
 from router.money.rollup import roll_up
+from router.money.sealing import LedgerChain
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Counter, Settlement
 from router.tables import UNCAPPED, ledger, reservations
 
@@ -79,12 +79,12 @@ _Lane = tuple[str, str]
 """A request's id and a purpose: what a reservation is known by."""
 
 
-def book(connection: Connection, worker: str, entries: Sequence[Entry]) -> list[Outcome]:
-    """Book the entries, inside the caller's transaction. What is given back comes before what is set aside.
+def book(connection: Connection, worker: str, entries: Sequence[Entry], chain: LedgerChain) -> list[Outcome]:
+    """Book the entries, inside the caller's transaction. What is given back comes before what is set aside. Rows are sealed in `chain`.
 
     Returns what each came to. Raises `CountersMissing` where counters must be made first, or what the database raises; then nothing of them is booked.
     """
-    batch = _Batch(connection, worker)
+    batch = _Batch(connection, worker, chain)
     outcomes: list[Outcome] = [None] * len(entries)
     closing = [entry for entry in entries if not isinstance(entry, Open)]
     held = _held(connection, sorted({_lane(closes.booking) for closes in closing})) if closing else {}
@@ -119,8 +119,9 @@ def book(connection: Connection, worker: str, entries: Sequence[Entry]) -> list[
 class _Batch:
     """What is to be written: kept until everything is decided."""
 
-    def __init__(self, connection: Connection, worker: str) -> None:
+    def __init__(self, connection: Connection, worker: str, chain: LedgerChain) -> None:
         self._connection = connection
+        self._chain = chain
         self._worker = worker
         self._left: dict[Counter, int] = {}
         """Spent and set aside together, as it will stand once this batch is written."""
@@ -201,7 +202,7 @@ class _Batch:
         if self._made:
             INSERT_RESERVATION.run(connection, self._made)
         if self._rows:
-            INSERT_LEDGER.run(connection, self._rows)
+            self._chain.write(connection, self._rows)
         for booking, row in self._late:
             self._correct(booking, row)
         move_counters(connection, {counter: (spent, reserved) for counter, (spent, reserved) in self._moved.items()}, self._caps)
@@ -215,7 +216,7 @@ class _Batch:
         cost = correction["cost"]
         assert isinstance(cost, int)
         self._move(booking.counters(booking.plan), spent=cost)
-        INSERT_LEDGER.run(self._connection, correction)
+        self._chain.write(self._connection, [correction])
         self._rows.append(correction)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from config.database import Prepared
 from config.prices import Price
 from router.ids import fresh_id
 from router.money.rollup import roll_up
+from router.money.sealing import LedgerChain
 from router.money.settlement import LARGEST_COUNT, AttemptPlan, Booking, Counter, Settlement, list_cost
 from router.tables import ledger, reservations
 
@@ -42,7 +43,6 @@ class BudgetExceeded(Exception):
         self.short = short
 
 
-INSERT_LEDGER = Prepared(insert(ledger))
 INSERT_RESERVATION = Prepared(insert(reservations))
 
 
@@ -90,10 +90,10 @@ def ledger_row(booking: Booking, settlement: Settlement, entry: str) -> dict[str
     }
 
 
-def write_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Book rows in the ledger, and add them to its sums. Last in its transaction, after the counters: all works take their locks in that order."""
+def write_rows(connection: Connection, chain: LedgerChain, rows: Sequence[dict[str, Any]]) -> None:
+    """Book rows in the ledger, sealed, and add them to its sums. Last in its transaction, after the counters: all works take their locks in that order."""
     if rows:
-        INSERT_LEDGER.run(connection, rows)
+        chain.write(connection, rows)
         roll_up(connection, rows)
 
 

@@ -27,6 +27,7 @@ from router.money.books import write_rows
 from router.money.exports import Export, Reported, undated
 from router.money.periods import DAY_S, parse_moment
 from router.money.rollup import SUMMED, usage_days
+from router.money.sealing import LedgerChain, SealKey
 from router.money.settlement import LARGEST_AMOUNT, Counter
 from router.tables import ledger
 
@@ -97,7 +98,14 @@ Booked = Callable[[Connection, int, int], None]
 
 
 def reconcile(
-    database: Database, export: Export, provider: str, *, apply: bool = False, reported: bool = False, booked: Booked | None = None
+    database: Database,
+    export: Export,
+    provider: str,
+    seals: SealKey,
+    *,
+    apply: bool = False,
+    reported: bool = False,
+    booked: Booked | None = None,
 ) -> Reconciliation:
     """Compare, and with `apply` book what corrects the estimates; with `reported` also what the provider itself had reported otherwise.
 
@@ -119,9 +127,9 @@ def reconcile(
     for start in range(0, len(pairs), _AT_ONCE):
         some = pairs[start : start + _AT_ONCE]
         if apply:
-            done = database.write_blocking(lambda connection, some=some: _compare(connection, some, apply=True, reported=reported, booked=booked))  # type: ignore[misc]
+            done = database.write_blocking(lambda connection, some=some: _compare(connection, some, seals, apply=True, reported=reported, booked=booked))  # type: ignore[misc]
         else:
-            done = database.read_blocking(lambda connection, some=some: _compare(connection, some, apply=False, reported=reported))  # type: ignore[misc]
+            done = database.read_blocking(lambda connection, some=some: _compare(connection, some, seals, apply=False, reported=reported))  # type: ignore[misc]
         result.equal += done.equal
         result.corrections += done.corrections
         result.corrected_usd += usd_float(done.corrected)
@@ -290,7 +298,9 @@ class _Done(Struct):
     differences: list[Difference] = []
 
 
-def _compare(connection: Connection, pairs: Sequence[tuple[Reported, AttemptKey]], *, apply: bool, reported: bool, booked: Booked | None = None) -> _Done:
+def _compare(
+    connection: Connection, pairs: Sequence[tuple[Reported, AttemptKey]], seals: SealKey, *, apply: bool, reported: bool, booked: Booked | None = None
+) -> _Done:
     """Compare with the rows as they are now, and correct them in the same transaction; two that apply at the same time do it one after the other."""
     if apply:
         exclusively(connection, RECONCILE_LOCK)
@@ -325,7 +335,7 @@ def _compare(connection: Connection, pairs: Sequence[tuple[Reported, AttemptKey]
         else:
             done.equal += 1
     move_counters(connection, {counter: (amount, 0) for counter, amount in spent.items()}, {})
-    write_rows(connection, corrections)
+    write_rows(connection, LedgerChain(seals), corrections)
     done.corrections, done.corrected = len(corrections), sum(row["cost"] for row in corrections)
     if corrections and booked is not None:
         booked(connection, done.corrections, done.corrected)

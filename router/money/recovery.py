@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,13 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.types import Usage
 from router.money.batch import Settle, book
+from router.money.sealing import LedgerChain, SealKey
 from router.money.settlement import AttemptPlan, Booking, Caps, Settlement
 from router.tables import reservations
 
 log = structlog.get_logger("headgate.accounting")
 
 
-def recover(connection: Connection, worker: str, now: float) -> int:
+def recover(connection: Connection, worker: str, now: float, seals: SealKey) -> int:
     """Settle the reservations a dead worker left open, at what was reserved, marked estimated. Returns how many. Idempotent.
 
     One that cannot be settled stays open, is logged, and keeps no other open.
@@ -29,16 +30,23 @@ def recover(connection: Connection, worker: str, now: float) -> int:
         return 0
     try:
         with connection.begin_nested():
-            book(connection, worker, entries)
+            _book(connection, worker, entries, seals)
         return len(entries)
     except (SQLAlchemyError, ValueError, OverflowError):
-        return sum(_alone(connection, worker, entry) for entry in entries)
+        return sum(_alone(connection, worker, entry, seals) for entry in entries)
 
 
-def _alone(connection: Connection, worker: str, entry: Settle) -> bool:
+def _book(connection: Connection, worker: str, entries: Sequence[Settle], seals: SealKey) -> None:
+    """In a chain of their own, for this may be undone."""
+    chain = LedgerChain(seals)
+    book(connection, worker, entries, chain)
+    chain.write_head(connection)
+
+
+def _alone(connection: Connection, worker: str, entry: Settle, seals: SealKey) -> bool:
     try:
         with connection.begin_nested():
-            book(connection, worker, [entry])
+            _book(connection, worker, [entry], seals)
     except (SQLAlchemyError, ValueError, OverflowError) as error:
         _refused(entry.booking.request_id, error)
         return False

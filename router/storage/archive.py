@@ -5,7 +5,7 @@ written, synced, read back and found to hold the very same rows; removing them, 
 log's entry is one transaction.
 
 Which column is what is read off the ledger's table, so that columns added later are carried along: those of `BY` are what rows are summed up by;
-whole numbers of 64 bits and real numbers that are no times (`…_at`) are added up; the others are left empty in an opening row.
+whole numbers of 64 bits and real numbers that are no times (`…_at`) and no seals are added up; the others are left empty in an opening row.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from sqlalchemy import Connection, delete, func, insert, select
 from config.database import STATE_LOCK, Database, exclusively
 from router.audit.chain import Head
 from router.audit.log import Actor, AuditLog, Entry, Subject
+from router.audit.seal_check import UNSEALED, raw_rows
 from router.audit.tables import LEDGER_CHAIN, audit_checkpoints
 from router.ids import fresh_id
+from router.money.sealing import SEAL_COLUMNS, LedgerChain, Positions, SealKey, sign_archived
 from router.storage.archive_files import SUFFIXES, Format, read_rows, write_rows
 from router.storage.backup import snapshot
 from router.storage.files import written_whole
@@ -69,6 +71,8 @@ class _Written(Struct, frozen=True):
     rows: int
     digest: str
     groups: list[dict[str, Any]]
+    left: Positions
+    unsealed: int
 
 
 def month_bounds(month: str) -> tuple[float, float]:
@@ -86,7 +90,9 @@ def month_of(moment: float, back: int = 0) -> str:
     return f"{year:04}-{number + 1:02}"
 
 
-def archive(database: Database, folder: Path, log: AuditLog, actor: Actor, *, before: str, form: Format = "csv", now: float | None = None) -> Iterator[Archive]:
+def archive(
+    database: Database, folder: Path, log: AuditLog, seals: SealKey, actor: Actor, *, before: str, form: Format = "csv", now: float | None = None
+) -> Iterator[Archive]:
     """Archive every closed month before `before` (`YYYY-MM`), oldest first; each is done when it is yielded. `actor` stands in the log as who did. Blocking.
 
     Raises `CannotArchive`, and `ValueError` for what is no month.
@@ -98,7 +104,7 @@ def archive(database: Database, folder: Path, log: AuditLog, actor: Actor, *, be
     if not folder.is_dir():
         raise CannotArchive(f"there is no folder {folder}")
     for month in database.read_blocking(lambda connection: _months(connection, limit)):
-        yield _archive_month(database, folder, log, actor, month, form, moment)
+        yield _archive_month(database, folder, log, seals, actor, month, form, moment)
 
 
 def list_archives(connection: Connection) -> list[Archive]:
@@ -126,15 +132,15 @@ def _months(connection: Connection, limit: float) -> list[str]:
         after = month_bounds(found[-1])[1]
 
 
-def _archive_month(database: Database, folder: Path, log: AuditLog, actor: Actor, month: str, form: Format, now: float) -> Archive:
+def _archive_month(database: Database, folder: Path, log: AuditLog, seals: SealKey, actor: Actor, month: str, form: Format, now: float) -> Archive:
     for _ in range(TRIES):
-        done = _try_month(database, folder, log, actor, month, form, now)
+        done = _try_month(database, folder, log, seals, actor, month, form, now)
         if done is not None:
             return done
     raise CannotArchive(f"the rows of {month} change while they are archived: try again later")
 
 
-def _try_month(database: Database, folder: Path, log: AuditLog, actor: Actor, month: str, form: Format, now: float) -> Archive | None:
+def _try_month(database: Database, folder: Path, log: AuditLog, seals: SealKey, actor: Actor, month: str, form: Format, now: float) -> Archive | None:
     """None where the month's rows were not the same any more when they were to be removed; then nothing is changed in the database."""
     start, end = month_bounds(month)
 
@@ -157,7 +163,7 @@ def _try_month(database: Database, folder: Path, log: AuditLog, actor: Actor, mo
     checked = folder / f".{name}.checked"
     try:
         with written_whole(checked) as file:
-            written = database.read_blocking(lambda connection: _write(connection, file, form, table, mine))
+            written = database.read_blocking(lambda connection: _write(connection, file, form, table, mine, seals))
         _compare(checked, form, table, written)
         sha256, size = _hash(checked), checked.stat().st_size
         if earlier is not None and earlier != sha256:
@@ -187,7 +193,8 @@ def _try_month(database: Database, folder: Path, log: AuditLog, actor: Actor, mo
             raise _Changed
         connection.execute(insert(archives), msgspec.structs.asdict(done))
         openings = [(_opening(group, name, start), group) for group in written.groups]
-        connection.execute(insert(ledger), [row for row, _ in openings])
+        sign_archived(connection, seals, name, written.left, written.unsealed)
+        LedgerChain(seals).write(connection, [row for row, _ in openings])
         connection.execute(
             insert(ledger_openings),
             [{"id": row["id"], "archive": name, "rows": group[_ROWS], "requests": group[_REQUESTS]} for row, group in openings],
@@ -218,9 +225,10 @@ class _Changed(Exception):
     """The rows are not those that were written; the transaction is undone."""
 
 
-def _write(connection: Connection, file: Any, form: Format, table: TableShape, mine: Where) -> _Written:
-    """Write the rows, and sum them up in the database, both of one moment."""
+def _write(connection: Connection, file: Any, form: Format, table: TableShape, mine: Where, seals: SealKey) -> _Written:
+    """Write the rows, and sum them up in the database, both of one moment. Raises `CannotArchive` for rows that are not as they were sealed."""
     snapshot(connection)
+    left, unsealed = _places(connection, mine, seals)
     digest = _Digest(table)
     write_rows(file, form, table, digest.of(select_rows(connection, table, mine, order=("ended_at", "id"))))
     # A request counts once for each backend and model it tried, as in the reports, whichever of the groups its rows are in.
@@ -234,13 +242,29 @@ def _write(connection: Connection, file: Any, form: Format, table: TableShape, m
     query = select(*by, *sums, *counts).group_by(*by).order_by(*by)
     whole = {column.name for column in _added(ledger) if isinstance(column.type, sa.Integer)} | {_ROWS, _REQUESTS}
     groups = [{name: int(value) if name in whole else value for name, value in row.items()} for row in connection.execute(query).mappings()]
-    return _Written(digest.rows, digest.hexdigest(), groups)
+    return _Written(digest.rows, digest.hexdigest(), groups, left, unsealed)
+
+
+def _places(connection: Connection, mine: Where, seals: SealKey) -> tuple[Positions, int]:
+    """Which positions the rows have, and how many have none: they were there before rows were sealed."""
+    left, unsealed = Positions(), 0
+    for chain, position, seal, _, *values in raw_rows(connection, *mine(ledger.c)):
+        if (chain, position, seal) == UNSEALED:
+            unsealed += 1
+        elif seals.is_row(chain, position, seal, values):
+            left.add(chain, position)
+        else:
+            raise CannotArchive(f"the row {values[0]} is not as it was sealed: it must not be signed with an archive. See headgate ledger verify")
+    return left, unsealed
 
 
 def _added(table: sa.Table) -> list[sa.Column[Any]]:
     """The columns that are added up."""
     return [
-        column for column in table.columns if isinstance(column.type, sa.BigInteger) or (isinstance(column.type, sa.Float) and not column.name.endswith("_at"))
+        column
+        for column in table.columns
+        if column.name not in SEAL_COLUMNS
+        and (isinstance(column.type, sa.BigInteger) or (isinstance(column.type, sa.Float) and not column.name.endswith("_at")))
     ]
 
 

@@ -57,6 +57,7 @@ from router.limits.admission import Admission
 from router.limits.limiter import Limiter
 from router.limits.shared_memory import SharedMemory
 from router.money.accounting import Accounting
+from router.money.sealing import SealKey
 from router.money.settlement import AttemptPlan, Booking, Caps, Level, measured
 from router.tables import ledger
 from router.telemetry import Metrics
@@ -197,7 +198,7 @@ class Books:
     name = "reserve, settle, ledger"
 
     def __init__(self, database: Database) -> None:
-        self._accounting = Accounting(database, "bench")
+        self._accounting = Accounting(database, "bench", SealKey(SECRET))
         self.levels = False
 
     async def enter(self, request: Request) -> None:

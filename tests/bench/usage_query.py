@@ -26,9 +26,9 @@ from sqlalchemy import Connection
 from config.database import Database, open_database
 from router.launch import migrate_state
 from router.money import reports
-from router.money.books import INSERT_LEDGER
 from router.money.periods import DAY_S, parse_month
 from router.money.rollup import roll_up, usage_days
+from router.money.sealing import INSERT_LEDGER
 from router.tables import ledger
 from tests.router.money.migrating import revision
 

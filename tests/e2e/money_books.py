@@ -21,11 +21,11 @@ from adapters.types import Usage
 from config.database import Database
 from config.prices import Price
 from config.secretfile import load_secret
-from router.audit.chain import ChainKey
 from router.audit.ledger_check import check_ledger
 from router.money.balance import trial_balance
 from router.money.exports import parse_export
 from router.money.reconciliation import Reconciliation, reconcile
+from router.money.sealing import SealKey
 from router.tables import budgets, ledger, reservations
 from tests.e2e.money_client import Asked
 
@@ -200,15 +200,15 @@ def check_bills(rows: Sequence[Row], bill_file: Path) -> list[dict[str, Any]]:
     return bills
 
 
-async def import_bills(database: Database, bills: Sequence[dict[str, Any]]) -> None:
+async def import_bills(database: Database, secret: bytes, bills: Sequence[dict[str, Any]]) -> None:
     """Take over the upstream's own report: after it, the rows of every call that it billed add up to its bill, and a second import has nothing to do."""
-    text = io.StringIO()
+    text, seals = io.StringIO(), SealKey(secret)
     table = csv.writer(text)
     table.writerow(["provider_request_id", "request_id", "input_tokens", "output_tokens"])
     table.writerows([bill["id"], bill["reference"], bill["input_tokens"], bill["output_tokens"]] for bill in bills)
 
     def apply() -> Reconciliation:
-        return reconcile(database, parse_export(io.StringIO(text.getvalue(), newline="")), "local", apply=True)
+        return reconcile(database, parse_export(io.StringIO(text.getvalue(), newline="")), "local", seals, apply=True)
 
     done = await asyncio.to_thread(apply)
     assert done.counts.keys() <= {"differs", "not_in_export"}, (done.counts, done.differences[:5])
@@ -227,13 +227,13 @@ async def import_bills(database: Database, bills: Sequence[dict[str, Any]]) -> N
         assert {row["entry"] for row in rows} == {"recovery"} or sum(row["cost"] for row in rows) == 0, rows
 
 
-def key_of(home: Path) -> ChainKey:
-    return ChainKey(load_secret({}, home).reveal().encode())
+def secret_of(home: Path) -> bytes:
+    return load_secret({}, home).reveal().encode()
 
 
-async def verify_books(database: Database, key: ChainKey) -> None:
+async def verify_books(database: Database, secret: bytes) -> None:
     """What `headgate ledger verify` and `headgate ledger balance` say."""
-    assert await database.read(lambda connection: check_ledger(connection, key)) == []
+    assert await database.read(lambda connection: check_ledger(connection, secret)) == []
     assert (await database.read(trial_balance)).agrees
 
 

@@ -22,6 +22,7 @@ from config.prices import Price
 from router.money.accounting import Accounting
 from router.money.books import BudgetExceeded
 from router.money.settlement import AttemptPlan, Caps, measured
+from tests.seals import SEALS
 
 PRICE = Price(input=1.0, output=10.0)
 
@@ -34,7 +35,7 @@ def plan(chance: random.Random) -> AttemptPlan:
 
 async def main(url: str, name: str, requests: int, cap: int) -> None:
     database = open_database(url)
-    books = Accounting(database, name)
+    books = Accounting(database, name, SEALS)
     chance = random.Random(name)
     came: Counter[str] = Counter(granted=0, refused=0, failed=0)
 

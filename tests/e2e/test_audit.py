@@ -399,7 +399,7 @@ async def test_erasing_a_user_takes_what_they_said_and_who_they_are_and_leaves_s
     after = await call(service, "GET", "/admin/usage", service.admin_key)
     assert (after[1]["data"], after[1]["budgets"]) == (sums[1]["data"], sums[1]["budgets"])
     assert (await service.database.read(lambda connection: verify_chain(connection, service.gateway.audit.key))).ok
-    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.audit.key)) == []
+    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.secret)) == []
     shown = (await call(service, "GET", f"/admin/users/{jane['id']}", service.key))[1]
     assert (shown["subject"], shown["email"], shown["display_name"], shown["erased_at"] is not None) == (None, None, None, True)
     assert [(await call(service, "GET", f"/admin/keys/{key['id']}", service.key))[1]["name"] for key in keys] == ["erased", "a laptop"]
@@ -460,7 +460,7 @@ async def test_what_is_kept_of_a_user_after_they_were_erased_is_swept(service: S
 async def test_the_books_are_checked_and_every_problem_is_located(service: Service) -> None:
     for key in (service.key, service.other_key):
         await call(service, "POST", "/v1/chat/completions", key, CHAT)
-    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.audit.key)) == []
+    assert await service.database.read(lambda connection: check_ledger(connection, service.gateway.secret)) == []
     (row, _) = await service.database.read(lambda connection: connection.execute(select(ledger).order_by(ledger.c.tenant)).mappings().all())
 
     def found_after(*statements: Any) -> Any:
@@ -473,7 +473,7 @@ async def test_the_books_are_checked_and_every_problem_is_located(service: Servi
             def work(connection: Any) -> None:
                 for statement in statements:
                     statement(connection) if callable(statement) else connection.execute(statement)
-                said.update((each.table, each.row, each.column) for each in check_ledger(connection, service.gateway.audit.key))
+                said.update((each.table, each.row, each.column) for each in check_ledger(connection, service.gateway.secret))
                 raise Undone
 
             with pytest.raises(Undone):
@@ -494,10 +494,10 @@ async def test_the_books_are_checked_and_every_problem_is_located(service: Servi
     assert ("budgets", f"acme {month}", "reserved") in await found_after(update(budgets).where(budgets.c.period == month).values(reserved=-1))
     attempt = f"{row['request_id']} answer 1"
     twice = await found_after(insert(ledger).values({**row, "id": "another", "cost": 0}))
-    assert {each for each in twice if each[0] != "usage_days"} == {("ledger", attempt, "entry")}
+    assert {each for each in twice if each[0] != "usage_days"} == {("ledger", attempt, "entry"), ("ledger", "another", "seal")}
     assert {column for table, _, column in twice if table == "usage_days"} >= {"requests", "attempts"}
     orphan = await found_after(insert(ledger).values({**row, "id": "another", "cost": 0, "attempt": 9, "entry": "correction"}))
-    assert {each for each in orphan if each[0] != "usage_days"} == {("ledger", f"{row['request_id']} answer 9", "entry")}
+    assert {each for each in orphan if each[0] != "usage_days"} == {("ledger", f"{row['request_id']} answer 9", "entry"), ("ledger", "another", "seal")}
     assert "corrections" in {column for table, _, column in orphan if table == "usage_days"}
     cheaper = await found_after(loose, update(ledger).where(ledger.c.id == row["id"]).values(cost=ledger.c.cost - 1))
     assert gone < cheaper
@@ -606,7 +606,7 @@ def test_a_start_and_an_edited_policy_file_leave_entries_of_the_system_and_the_f
     mine = [(each["actor"], each["action"], each["tenant"]) for each in reversed(entries) if each["action"] != "audit.read"]
     assert mine[:3] == [("file", "policy.import", ""), ("file", "budget.change", "acme"), ("system", "tenant.create", "default")]
     assert sorted(mine[3:5]) == [("system", "key.create", ""), ("system", "key.create", "default")]
-    assert mine[5:] == [("file", "policy.import", ""), ("file", "budget.change", "acme")]
+    assert mine[5:] == [("system", "ledger.seal", ""), ("file", "policy.import", ""), ("file", "budget.change", "acme")]
     assert headgate_json(tmp_path, "audit", "verify", HEADGATE_CONFIG=str(policy))["ok"]
     with served(tmp_path, "--config", str(policy), models=False):  # an unchanged start says nothing
         assert len(headgate_json(tmp_path, "audit", "list", "--actor", "file", HEADGATE_CONFIG=str(policy))["data"]) == 4

@@ -26,6 +26,7 @@ from tests.e2e.test_faults import ask
 from tests.e2e.test_retries import TEXTS, WELL, get
 from tests.fakes.provider import Exchange, FakeProvider, Hang, Reply
 from tests.fakes.wire import Answer, failing, openai_steps
+from tests.seals import SEALS
 from tests.serving import serving, until
 
 BEGUN = openai_steps(Answer(texts=TEXTS))[:2]
@@ -273,7 +274,7 @@ async def test_recovery_settles_both_lanes_of_a_worker_that_died(tmp_path: Path,
         assert {row["purpose"] for row in held} == {"answer", "hedge"}
 
         def recover(connection: Connection) -> int:
-            return recovery.recover(connection, "worker-1", 0.0)
+            return recovery.recover(connection, "worker-1", 0.0, SEALS)
 
         assert await service.database.write(recover) == 2
         found = await read_books(service.database)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from config.database import Database, open_database
-from tests.e2e.money_books import check_books, import_bills, key_of, read_bills, read_books, settled_books, verify_books, watching
+from tests.e2e.money_books import check_books, import_bills, read_bills, read_books, secret_of, settled_books, verify_books, watching
 from tests.e2e.money_crowd import Crowd, caps, kill_a_worker, kill_everything, report, while_reserved, whole
 from tests.serving import serving
 
@@ -45,8 +45,8 @@ async def crowd_in_process(tmp_path: Path, database_url: str, *, budget: float, 
                     await asyncio.sleep(seconds)
         books = await settled_books(service.database)
         figures = check_books(books, crowd.asked, bills, "acme", limits)
-        await import_bills(service.database, read_bills(bills))
-        await verify_books(service.database, service.gateway.audit.key)
+        await import_bills(service.database, service.gateway.secret, read_bills(bills))
+        await verify_books(service.database, service.gateway.secret)
     assert figures.counts["refused 402"], "the budget was to run out"
     assert {"ok", "error", "cancelled", "timeout"} <= {row["outcome"] for row in books.ledger}
     assert {row["backend"] for row in books.ledger} == {"mini", "spare"}
@@ -86,8 +86,8 @@ async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float
     try:
         assert (await read_books(database)).ledger == books.ledger, "an orderly stop changes nothing"
         figures = check_books(books, crowd.asked, bills, "default", limits, killed=True)
-        await import_bills(database, read_bills(bills))
-        await verify_books(database, key_of(home))
+        await import_bills(database, secret_of(home), read_bills(bills))
+        await verify_books(database, secret_of(home))
     finally:
         await database.aclose()
     assert figures.counts["row crashed/estimated"], "the kills were to hit open calls"

@@ -25,6 +25,7 @@ from router.money.settlement import AttemptPlan, Caps, measured
 from router.tables import budgets, ledger, reservations
 from tests.conftest import ROOT
 from tests.e2e.replica import PRICE
+from tests.seals import SEALS
 
 PROCESSES = 4
 FIRST_REQUESTS = 400
@@ -89,7 +90,7 @@ async def replicas(url: str) -> AsyncIterator[tuple[list[Accounting], Database]]
     databases: list[Database] = [open_database(url) for _ in range(PROCESSES)]
     await asyncio.to_thread(migrate_state, databases[0])
     try:
-        yield [Accounting(database, f"w{number}") for number, database in enumerate(databases)], databases[0]
+        yield [Accounting(database, f"w{number}", SEALS) for number, database in enumerate(databases)], databases[0]
     finally:
         for database in databases:
             await database.aclose()

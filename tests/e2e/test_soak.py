@@ -30,9 +30,9 @@ from tests.e2e.money_books import (
     check_sums,
     counted,
     import_bills,
-    key_of,
     read_bills,
     read_books,
+    secret_of,
     settled_books,
     verify_books,
     watching,
@@ -113,8 +113,8 @@ async def test_every_cent_is_found_after_a_soak(tmp_path: Path, kind: str, worke
             time.monotonic() - began,
             f"{kind}, {workers} workers",
         )
-        await import_bills(database, read_bills(bills))
-        await verify_books(database, key_of(home))
+        await import_bills(database, secret_of(home), read_bills(bills))
+        await verify_books(database, secret_of(home))
     finally:
         await database.aclose()
 

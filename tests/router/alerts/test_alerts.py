@@ -33,6 +33,7 @@ from router.tables import UNCAPPED, budgets, workers
 from router.telemetry import Metrics
 from tests.conftest import free_port
 from tests.fakes.alert_receiver import SECRET, Receiver, receiving, take, verified
+from tests.seals import SEALS
 from tests.serving import until
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
@@ -143,7 +144,7 @@ async def test_budgets_inside_a_tenants_are_told_of_and_those_without_a_cap_are_
 
 async def test_what_the_books_spend_is_what_is_told(database: Database, receiver: Receiver) -> None:
     clock, price = Clock(), Price(input=1.0, output=4.0)
-    books = Accounting(database, "w1", clock)
+    books = Accounting(database, "w1", SEALS, clock)
     plan = AttemptPlan("mini", "openai", "gpt", price, 100, 50, 300_000_000, "default", NOON)
     caps = Caps(day=500_000_000, levels=(Level("model:mini", month=1_000_000_000),))
     booking = await books.reserve("r1", "acme", "key", 1, caps, plan)
@@ -157,7 +158,7 @@ async def test_what_the_books_spend_is_what_is_told(database: Database, receiver
 
 async def test_a_budget_that_refuses_is_told_once_in_its_period_with_what_stood_then(database: Database, receiver: Receiver) -> None:
     clock, price = Clock(), Price(input=1.0, output=4.0)
-    books = Accounting(database, "w1", clock)
+    books = Accounting(database, "w1", SEALS, clock)
     plan = AttemptPlan("mini", "openai", "gpt", price, 100, 50, 300_000_000, "default", NOON)
     told = policy(receiver.url, at="[]")
     watched, other = watch(database, told, clock), watch(database, told, clock, "w2")
@@ -183,7 +184,7 @@ async def test_a_budget_of_nothing_that_refuses_is_told(database: Database, rece
     plan = AttemptPlan("mini", "openai", "gpt", Price(input=1.0, output=4.0), 100, 50, 300_000_000, "default", NOON)
     watched = watch(database, policy(receiver.url), clock)
     with pytest.raises(BudgetExceeded) as refused:
-        await Accounting(database, "w1", clock).reserve("r1", "acme", "key", 1, Caps(day=0), plan)
+        await Accounting(database, "w1", SEALS, clock).reserve("r1", "acme", "key", 1, Caps(day=0), plan)
     watched.refused(refused.value.short)
     await watched.look()
     assert [(event["type"], event["cap_usd"], event["spent_usd"]) for event in receiver.events] == [("budget.exhausted", 0.0, 0.0)]
@@ -194,7 +195,7 @@ async def test_refusals_are_not_forgotten_while_the_database_is_away(database: D
     plan = AttemptPlan("mini", "openai", "gpt", Price(input=1.0, output=4.0), 100, 50, 300_000_000, "default", NOON)
     watched = watch(database, policy(receiver.url), clock)
     with pytest.raises(BudgetExceeded) as refused:
-        await Accounting(database, "w1", clock).reserve("r1", "acme", "key", 1, Caps(day=0), plan)
+        await Accounting(database, "w1", SEALS, clock).reserve("r1", "acme", "key", 1, Caps(day=0), plan)
     watched.refused(refused.value.short)
 
     def away(*_arguments: Any) -> None:

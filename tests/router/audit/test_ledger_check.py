@@ -18,7 +18,6 @@ from config.prices import Price
 from policies.access import Principal
 from policies.schema import TenantBudget
 from router import policy_store
-from router.audit.chain import ChainKey
 from router.audit.findings import Finding
 from router.audit.ledger_check import check_ledger
 from router.audit.triggers import changeable
@@ -28,8 +27,10 @@ from router.money.batch import CountersMissing, Entry, Next, Open, Release, Sett
 from router.money.levels import caps_of
 from router.money.recovery import recover
 from router.money.rollup import usage_days
+from router.money.sealing import LedgerChain, ledger_heads, ledger_seals
 from router.money.settlement import AttemptPlan, Booking, Counter, Settlement
 from router.tables import budgets, ledger, reservations
+from tests.seals import SEALS, SECRET
 
 BUDGETS: tuple[dict[str, Any], ...] = (
     {"month": 1000},
@@ -42,7 +43,6 @@ BUDGETS: tuple[dict[str, Any], ...] = (
 )
 """Of the policy versions 1, 2, 3."""
 
-KEY = ChainKey(b"a secret")
 MODELS = {"mini": "gpt", "large": "gpt-large", "plain": "scripted"}
 """The policies' backends; `plain` names no model, so that its own default is what was planned."""
 
@@ -78,7 +78,7 @@ class Books:
     def write(self, entry: Entry) -> None:
         while True:
             try:
-                self.database.write_blocking(lambda connection: book(connection, "w", [entry]))
+                self.database.write_blocking(lambda connection: book(connection, "w", [entry], LedgerChain(SEALS)))
                 return
             except CountersMissing as error:
                 self.make(error.counters)
@@ -130,16 +130,16 @@ class Books:
             self.write(Release(booking))
 
     def crash(self) -> None:
-        self.database.write_blocking(lambda connection: recover(connection, "w", self.now))
+        self.database.write_blocking(lambda connection: recover(connection, "w", self.now, SEALS))
         self.recovered, self.open = self.open, {}
 
     def check(self) -> list[Finding]:
-        return self.database.read_blocking(lambda connection: check_ledger(connection, KEY))
+        return self.database.read_blocking(lambda connection: check_ledger(connection, SECRET))
 
     def forget(self) -> None:
         def work(connection: Connection) -> None:
             with changeable(connection, "ledger"):
-                for table in (ledger, usage_days, budgets, reservations):
+                for table in (ledger, usage_days, budgets, reservations, ledger_heads, ledger_seals):
                     connection.execute(delete(table))
 
         self.database.write_blocking(work)
@@ -209,7 +209,7 @@ def found_with(books: Books, *statements: Any) -> set[tuple[str, str, str]]:
     def work(connection: Connection) -> None:
         for statement in statements:
             connection.execute(statement)
-        said.extend(check_ledger(connection, KEY))
+        said.extend(check_ledger(connection, SECRET))
         raise Undone
 
     with pytest.raises(Undone):

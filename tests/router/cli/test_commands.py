@@ -17,6 +17,7 @@ from config.prices import Price
 from router.money.accounting import Accounting
 from router.money.settlement import AttemptPlan, Caps, Settlement
 from tests.router.cli.kit import Command
+from tests.seals import SEALS
 
 POLICY = """
 version: 1
@@ -164,7 +165,7 @@ def test_doctor_says_what_is_there_and_fails_only_for_what_must_be_mended(headga
 async def book(url: str) -> None:
     """One answer of tenant acme, 1,000 tokens in and 500 out, and a failure of tenant globex."""
     database = open_database(url)
-    accounting = Accounting(database, "worker")
+    accounting = Accounting(database, "worker", SEALS)
     plan = AttemptPlan("mini", "local", "scripted", Price(input=1, output=4), 1000, 1000, 5_000_000_000, "default", 1_767_225_600.0)
     for tenant, outcome, usage, cost in (
         ("acme", "ok", Usage(input_tokens=1000, output_tokens=500, source="provider"), 3_000_000_000),

@@ -24,6 +24,7 @@ from router.money.books import BudgetExceeded
 from router.money.recovery import recover
 from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Level, measured
 from router.tables import budgets, ledger, reservations
+from tests.seals import SEALS
 
 PRICE = Price(input=1.0, output=4.0)
 
@@ -54,7 +55,7 @@ async def reserve(books: Accounting, name: str, caps: Caps, wanted: AttemptPlan 
 
 
 async def test_a_settled_request_leaves_one_row_with_its_true_cost_and_no_reservation(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps())
     await books.settle(booking, measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None))
     (row,) = await rows(database, ledger)
@@ -64,7 +65,7 @@ async def test_a_settled_request_leaves_one_row_with_its_true_cost_and_no_reserv
 
 
 async def test_concurrent_reservations_never_exceed_the_cap(database: Database) -> None:
-    books = [Accounting(database, f"w{number}") for number in range(4)]
+    books = [Accounting(database, f"w{number}", SEALS) for number in range(4)]
     cap = plan().amount * 7 + 1
     results = await asyncio.gather(*(reserve(books[number % 4], f"r{number}", Caps(month=cap)) for number in range(40)), return_exceptions=True)
     granted = [result for result in results if isinstance(result, Booking)]
@@ -76,7 +77,7 @@ async def test_concurrent_reservations_never_exceed_the_cap(database: Database) 
 
 
 async def test_a_refused_reservation_changes_neither_counter(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     await reserve(books, "r1", Caps(day=plan().amount, month=plan().amount * 10))
     with pytest.raises(BudgetExceeded):
         await reserve(books, "r2", Caps(day=plan().amount, month=plan().amount * 10))
@@ -85,13 +86,13 @@ async def test_a_refused_reservation_changes_neither_counter(database: Database)
 
 async def test_an_attempt_dearer_than_the_whole_cap_sets_nothing_aside(database: Database) -> None:
     with pytest.raises(BudgetExceeded):
-        await reserve(Accounting(database, "w1"), "r1", Caps(month=plan().amount - 1))
+        await reserve(Accounting(database, "w1", SEALS), "r1", Caps(month=plan().amount - 1))
     assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(0, 0)}
     assert await rows(database, reservations) == []
 
 
 async def test_a_fallback_books_the_failed_attempt_and_reserves_the_next(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps())
     failure = StreamBroken("cut")
     await books.next_attempt(booking, measured(record(Usage(input_tokens=20, output_tokens=3, source="estimated")), booking.plan, failure), plan(200, 10))
@@ -115,10 +116,10 @@ async def test_an_estimate_is_never_more_than_what_was_reserved() -> None:
 
 
 async def test_a_dead_worker_is_settled_at_what_it_reserved_and_marked_estimated(database: Database) -> None:
-    booking = await reserve(Accounting(database, "w1"), "r1", Caps())
-    other = await reserve(Accounting(database, "w2"), "r2", Caps())
-    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 1
-    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 0
+    booking = await reserve(Accounting(database, "w1", SEALS), "r1", Caps())
+    other = await reserve(Accounting(database, "w2", SEALS), "r2", Caps())
+    assert await database.write(lambda connection: recover(connection, "w1", time.time(), SEALS)) == 1
+    assert await database.write(lambda connection: recover(connection, "w1", time.time(), SEALS)) == 0
     (row,) = await rows(database, ledger)
     assert (row["request_id"], row["cost"], row["usage_source"], row["outcome"]) == ("r1", booking.plan.amount, "estimated", "crashed")
     assert [row["request_id"] for row in await rows(database, reservations)] == [other.request_id]
@@ -126,9 +127,9 @@ async def test_a_dead_worker_is_settled_at_what_it_reserved_and_marked_estimated
 
 
 async def test_a_settlement_after_a_recovery_is_booked_as_a_correction_to_the_true_cost(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps())
-    await database.write(lambda connection: recover(connection, "w1", time.time()))
+    await database.write(lambda connection: recover(connection, "w1", time.time(), SEALS))
     settlement = measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None)
     await books.settle(booking, settlement)
     await books.settle(booking, settlement)
@@ -139,7 +140,7 @@ async def test_a_settlement_after_a_recovery_is_booked_as_a_correction_to_the_tr
 
 
 async def test_settling_twice_books_once(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps())
     settlement = measured(record(Usage(input_tokens=1, output_tokens=1)), booking.plan, None)
     await asyncio.gather(books.settle(booking, settlement), books.settle(booking, settlement))
@@ -148,7 +149,7 @@ async def test_settling_twice_books_once(database: Database) -> None:
 
 async def test_random_histories_keep_the_counters_equal_to_the_ledger(database: Database) -> None:
     draw = random.Random(7)
-    books = [Accounting(database, f"w{number}") for number in range(3)]
+    books = [Accounting(database, f"w{number}", SEALS) for number in range(3)]
     cap = plan().amount * 12
 
     async def one(number: int) -> None:
@@ -166,7 +167,7 @@ async def test_random_histories_keep_the_counters_equal_to_the_ledger(database: 
     for batch in range(6):
         await asyncio.gather(*(one(number) for number in range(20 * batch, 20 * batch + 20)))
     for worker in ("w0", "w1", "w2"):
-        await database.write(lambda connection, worker=worker: recover(connection, worker, time.time()))  # type: ignore[misc]
+        await database.write(lambda connection, worker=worker: recover(connection, worker, time.time(), SEALS))  # type: ignore[misc]
     total = int(await database.read(lambda connection: connection.execute(select(func.coalesce(func.sum(ledger.c.cost), 0))).scalar_one()))
     month = next(row for row in await rows(database, budgets) if str(row["period"]).startswith("month"))
     assert month["spent"] == total <= cap
@@ -175,9 +176,9 @@ async def test_random_histories_keep_the_counters_equal_to_the_ledger(database: 
 
 
 async def test_a_fallback_after_a_recovery_corrects_the_first_attempt_and_reserves_the_second_whole(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps())
-    await database.write(lambda connection: recover(connection, "w1", time.time()))
+    await database.write(lambda connection: recover(connection, "w1", time.time(), SEALS))
     failed = measured(record(Usage(input_tokens=10, output_tokens=5, source="estimated")), booking.plan, StreamBroken("cut"))
     await books.next_attempt(booking, failed, plan(200, 10))
     assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(30_000_000, plan(200, 10).amount)}
@@ -187,7 +188,7 @@ async def test_a_fallback_after_a_recovery_corrects_the_first_attempt_and_reserv
 
 
 async def test_a_fallback_that_was_booked_unknown_to_its_worker_is_closed_without_a_second_row(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps())
     before = msgspec.structs.replace(booking)
     failed = measured(record(Usage(input_tokens=10, output_tokens=5, source="estimated")), booking.plan, StreamBroken("cut"))
@@ -200,7 +201,7 @@ async def test_a_fallback_that_was_booked_unknown_to_its_worker_is_closed_withou
 
 
 async def test_a_reservation_of_unknown_fate_is_released_without_a_row_whether_it_was_made_or_not(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     made = await reserve(books, "r1", Caps())
     await books.release(made)
     await books.release(made)
@@ -210,10 +211,10 @@ async def test_a_reservation_of_unknown_fate_is_released_without_a_row_whether_i
 
 
 async def test_recoveries_and_settlements_at_the_same_time_do_not_wait_in_a_circle(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     bookings = [await reserve(books, f"r{number}", Caps()) for number in range(40)]
     settling = [books.settle(booking, measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None)) for booking in bookings]
-    recovering = [database.write(lambda connection: recover(connection, "w1", time.time())) for _ in range(4)]
+    recovering = [database.write(lambda connection: recover(connection, "w1", time.time(), SEALS)) for _ in range(4)]
     await asyncio.gather(*settling[:20], *recovering, *settling[20:])
     total = await database.read(lambda connection: connection.execute(select(func.sum(ledger.c.cost))).scalar_one())
     assert int(total) == 40 * 30_000_000
@@ -227,23 +228,23 @@ def test_an_estimate_for_a_free_backend_without_a_limit_counts_what_was_delivere
 
 
 async def test_a_reservation_that_cannot_be_recovered_keeps_no_other_open(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     for name in ("r1", "r2", "r3"):
         await reserve(books, name, Caps())
     await database.write(lambda connection: connection.execute(update(reservations).where(reservations.c.request_id == "r2").values(plan="{}")))
-    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 2
+    assert await database.write(lambda connection: recover(connection, "w1", time.time(), SEALS)) == 2
     assert [row["request_id"] for row in await rows(database, reservations)] == ["r2"]
     assert sorted(str(row["request_id"]) for row in await rows(database, ledger)) == ["r1", "r3"]
     assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(2 * plan().amount, plan().amount)}
 
 
 async def test_counts_beyond_64_bits_are_recovered_and_settled(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     huge = msgspec.structs.replace(plan(), input_bound=10**30, output_bound=10**30, amount=LARGEST_AMOUNT)
     await reserve(books, "r1", Caps(), huge)
     booking = await reserve(books, "r2", Caps(), huge)
     await books.settle(booking, measured(record(Usage(input_tokens=10**30, output_tokens=-5)), booking.plan, None))
-    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 1
+    assert await database.write(lambda connection: recover(connection, "w1", time.time(), SEALS)) == 1
     settled, recovered = sorted(await rows(database, ledger), key=lambda row: str(row["entry"]), reverse=True)
     assert (settled["input_tokens"], settled["output_tokens"], settled["cost"]) == (LARGEST_COUNT, 0, LARGEST_AMOUNT)
     assert (recovered["input_tokens"], recovered["output_tokens"], recovered["cost"]) == (LARGEST_COUNT, LARGEST_COUNT, LARGEST_AMOUNT)
@@ -251,7 +252,7 @@ async def test_counts_beyond_64_bits_are_recovered_and_settled(database: Databas
 
 
 async def test_reservations_without_a_cap_never_leave_64_bits(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     largest = msgspec.structs.replace(plan(), amount=LARGEST_AMOUNT)
     granted = [await reserve(books, f"r{number}", Caps(), largest) for number in range(90)]
     with pytest.raises(BudgetExceeded):
@@ -262,7 +263,7 @@ async def test_reservations_without_a_cap_never_leave_64_bits(database: Database
 
 
 async def test_a_providers_words_are_stored_whatever_they_hold(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps(), msgspec.structs.replace(plan(), backend="b" * 300, rule="r" * 300))
     said = record(Usage(input_tokens=1))
     said.model, said.provider_request_id = "gpt\0\ud800", "id" * 5_000
@@ -272,7 +273,7 @@ async def test_a_providers_words_are_stored_whatever_they_hold(database: Databas
 
 
 async def test_what_a_failed_attempt_set_aside_is_free_for_the_next_one(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     cap = plan().amount * 2
     booking = await reserve(books, "r1", Caps(month=cap))
     await reserve(books, "r2", Caps(month=cap), plan(1, 1))
@@ -289,7 +290,7 @@ async def left(books: Accounting, caps: Caps, booking: Booking | None = None, sp
 
 
 async def test_a_budget_inside_the_tenants_holds_its_own_requests_only(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     team = Caps(month=plan().amount * 10, levels=(Level("key:a", day=plan().amount * 2),))
     for name in ("r1", "r2"):
         await reserve(books, name, team)
@@ -301,7 +302,7 @@ async def test_a_budget_inside_the_tenants_holds_its_own_requests_only(database:
 
 
 async def test_a_budget_that_comes_later_begins_with_what_was_spent_before(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps())
     await books.settle(booking, measured(record(Usage(input_tokens=10, output_tokens=5)), booking.plan, None))
     caps = Caps(levels=(Level("key:key", month=30_000_000 + plan().amount), Level("model:mini", day=10**12), Level("model:other", day=0)))
@@ -314,7 +315,7 @@ async def test_a_budget_that_comes_later_begins_with_what_was_spent_before(datab
 
 async def test_a_request_that_runs_past_midnight_is_counted_in_the_day_it_began_by_every_budget(database: Database) -> None:
     now = 1_796_083_199.0  # a second before a day, and a month, ends
-    books = Accounting(database, "w1", lambda: now)
+    books = Accounting(database, "w1", SEALS, lambda: now)
     caps = Caps(levels=(Level("key:key", day=10**13), Level("model:gpt", day=10**13)))
 
     def planned() -> AttemptPlan:
@@ -334,7 +335,7 @@ async def test_a_request_that_runs_past_midnight_is_counted_in_the_day_it_began_
 
 
 async def test_a_teams_budget_is_kept_beside_the_others(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     caps = Caps(levels=(Level("team:research", day=plan().amount),))
     booking = books.booking("r1", "acme", "key", 1, caps, plan(), team="research")
     await books.open(booking)
@@ -346,14 +347,14 @@ async def test_a_teams_budget_is_kept_beside_the_others(database: Database) -> N
 
 async def test_a_dead_workers_request_is_recovered_from_every_budget_that_it_set_aside_from(database: Database) -> None:
     caps = Caps(levels=(Level("key:key", month=10**13), Level("model:gpt", day=10**13)))
-    await reserve(Accounting(database, "w1"), "r1", caps)
-    assert await database.write(lambda connection: recover(connection, "w1", time.time())) == 1
+    await reserve(Accounting(database, "w1", SEALS), "r1", caps)
+    assert await database.write(lambda connection: recover(connection, "w1", time.time(), SEALS)) == 1
     assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(plan().amount, 0)}
     assert len(await rows(database, budgets)) == 4
 
 
 async def test_an_attempt_that_is_content_with_less_gets_what_is_left_and_never_less_than_it_needs(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     wanted = msgspec.structs.replace(plan(100, 1000), least_output=20, choices=2)
     cap = upper_bound(100, 301, PRICE)
     booking = await reserve(books, "r1", Caps(month=cap), wanted)
@@ -388,7 +389,7 @@ def test_a_clamped_plan_is_the_largest_that_fits(input_bound: int, choices: int,
 
 
 async def test_what_costs_nothing_is_answered_whatever_was_spent(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     booking = await reserve(books, "r1", Caps(month=plan().amount))
     await books.settle(booking, measured(record(Usage(input_tokens=10**6, output_tokens=5)), booking.plan, None))
     free = AttemptPlan("local", "local", "llama", Price(input=0, output=0), 100, 0, 0, "default", time.time())

@@ -28,14 +28,18 @@ from adapters.cost import cost, upper_bound
 from adapters.types import Usage
 from config.database import Database, Work, open_database
 from config.prices import FREE, Price
+from router.audit.seal_check import check_seals
+from router.audit.triggers import changeable
 from router.launch import migrate_state
 from router.money.accounting import Accounting
 from router.money.batch import Entry, Next, Open, Release, Settle
 from router.money.books import BudgetExceeded
 from router.money.recovery import recover
+from router.money.sealing import ledger_heads, ledger_seals
 from router.money.settlement import AttemptPlan, Booking, Caps, Counter, Level, Settlement
 from router.tables import budgets, ledger, reservations
 from tests.router.money.books_model import REFUSED, TAKEN, Came, Model
+from tests.seals import SEALS
 
 T = TypeVar("T")
 WORKERS = 3
@@ -178,7 +182,7 @@ class Books(RuleBasedStateMachine):
         self.numbers = itertools.count()
         for _ in range(WORKERS):
             self.names.append("")
-            self.workers.append(Accounting(self.database, "", self.clock))
+            self.workers.append(Accounting(self.database, "", SEALS, self.clock))
             self.born(len(self.names) - 1)
         run(inner.write(_empty))
 
@@ -187,7 +191,7 @@ class Books(RuleBasedStateMachine):
 
     def born(self, at: int) -> None:
         self.names[at] = f"w{next(self.numbers)}"
-        self.workers[at] = Accounting(self.database, self.names[at], self.clock)
+        self.workers[at] = Accounting(self.database, self.names[at], SEALS, self.clock)
 
     @initialize(tenants=st.fixed_dictionaries(dict.fromkeys(("acme", "globex"), caps)), keys=st.fixed_dictionaries({"a1": caps, "g1": caps}), of_model=caps)
     def policy(self, tenants: dict[str, Any], keys: dict[str, Any], of_model: tuple[int | None, int | None]) -> None:
@@ -286,6 +290,7 @@ class Books(RuleBasedStateMachine):
             self.a_worker_is_given_up(worker, lives=True)
         tables = self.tables()
         assert tables.held == {}
+        assert self.run(self.database.read(lambda connection: list(check_seals(connection, SEALS)))) == []
         assert {reserved for _, reserved, _ in tables.counters.values()} <= {0}
 
     # --- how it is done ----------------------------------------------------------------------------------------------------------------
@@ -429,7 +434,7 @@ class Books(RuleBasedStateMachine):
         )
 
     async def recovery(self, worker: int) -> int:
-        return await self.database.write(lambda connection: recover(connection, self.names[worker], self.now))
+        return await self.database.write(lambda connection: recover(connection, self.names[worker], self.now, SEALS))
 
     def tables(self) -> Tables:
         found: Tables = self.run(self.database.read(_tables))
@@ -437,8 +442,9 @@ class Books(RuleBasedStateMachine):
 
 
 def _empty(connection: Connection) -> None:
-    for table in (budgets, reservations, ledger):
-        connection.execute(delete(table))
+    with changeable(connection, "ledger"):
+        for table in (budgets, reservations, ledger, ledger_heads, ledger_seals):
+            connection.execute(delete(table))
 
 
 def _tables(connection: Connection) -> Tables:

@@ -23,9 +23,11 @@ from router.launch import migrate_state
 from router.money import reports
 from router.money.books import write_rows
 from router.money.chargeback import write_csv, write_jsonl, write_parquet
+from router.money.sealing import LedgerChain
 from router.money.tabular import cell
 from router.tables import ledger
 from tests.router.money.test_rollup import a_row
+from tests.seals import SEALS
 
 
 def rows(number: int) -> Iterator[dict[str, Any]]:
@@ -98,10 +100,10 @@ def test_an_export_takes_no_more_memory_for_ten_times_the_rows_and_sorts_nothing
     migrate_state(database)
     try:
         some = [{name: value for name, value in row.items() if name != "cost_usd"} for row in rows(20_000)]
-        database.write_blocking(lambda connection: write_rows(connection, some[:2_000]))
+        database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), some[:2_000]))
         _peak(database, tenant)
         small = _peak(database, tenant)
-        database.write_blocking(lambda connection: write_rows(connection, some[2_000:]))
+        database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), some[2_000:]))
         large = _peak(database, tenant)
         assert large[0] > 9 * small[0] > 5_000
         assert large[1] < small[1] * 1.5 + 2**20

@@ -25,6 +25,7 @@ from router.money.recovery import recover
 from router.money.settlement import Caps, measured
 from router.tables import budgets, ledger
 from tests.router.money.test_rollup import PRICE, START, plan, the_sums_hold
+from tests.seals import SEALS
 
 CAP = 10**13
 
@@ -39,7 +40,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 async def book(database: Database, name: str, usage: Usage | None, theirs: str | None = None, *, delivered: int = 0, tenant: str = "acme") -> None:
     """One answer: reported by the provider, or, without its usage, cut off and estimated."""
-    books = Accounting(database, "w1", clock=lambda: float(START))
+    books = Accounting(database, "w1", SEALS, clock=lambda: float(START))
     booking = await books.reserve(name, tenant, "key_1", 1, Caps(month=CAP), plan())
     told = AttemptRecord(backend="mini", usage=usage, called=True, delivered_characters=delivered, ended_at=START + 60.0)
     told.provider_request_id = theirs
@@ -59,7 +60,7 @@ def theirs(name: str, tokens: tuple[int, int], ours: str = "", **more: Any) -> d
 
 
 async def run(database: Database, told: Export, **how: Any) -> Reconciliation:
-    return await asyncio.to_thread(reconcile, database, told, "openai", **how)
+    return await asyncio.to_thread(reconcile, database, told, "openai", SEALS, **how)
 
 
 async def rows(database: Database) -> list[dict[str, Any]]:
@@ -96,9 +97,9 @@ async def test_an_estimate_that_the_provider_confirms_is_confirmed_once(database
 
 
 async def test_what_a_dead_worker_left_is_found_by_our_own_id_of_the_request(database: Database) -> None:
-    books = Accounting(database, "w1", clock=lambda: float(START))
+    books = Accounting(database, "w1", SEALS, clock=lambda: float(START))
     await books.reserve("r1", "acme", "key_1", 1, Caps(), plan())
-    await database.write(lambda connection: recover(connection, "w1", START + 60.0))
+    await database.write(lambda connection: recover(connection, "w1", START + 60.0, SEALS))
     done = await run(database, export([theirs("resp_1", (7, 3), ours="r1")]), apply=True)
     assert (done.corrections, done.open) == (1, 0)
     found = await rows(database)
@@ -109,9 +110,9 @@ async def test_what_a_dead_worker_left_is_found_by_our_own_id_of_the_request(dat
 
 
 async def test_a_late_settlement_after_an_import_changes_nothing(database: Database) -> None:
-    books = Accounting(database, "w1", clock=lambda: float(START))
+    books = Accounting(database, "w1", SEALS, clock=lambda: float(START))
     booking = await books.reserve("r1", "acme", "key_1", 1, Caps(), plan())
-    await database.write(lambda connection: recover(connection, "w1", START + 60.0))
+    await database.write(lambda connection: recover(connection, "w1", START + 60.0, SEALS))
     await run(database, export([theirs("resp_1", (7, 3), ours="r1")]), apply=True)
     await books.settle(booking, measured(AttemptRecord(backend="mini", usage=Usage(input_tokens=9), called=True), booking.plan, None))
     assert sum(row["cost"] for row in await rows(database)) == 19_000_000
@@ -143,7 +144,7 @@ async def test_what_the_provider_had_reported_otherwise_is_corrected_only_where_
 
 
 async def test_a_row_that_may_mean_two_attempts_is_left_to_a_person(database: Database) -> None:
-    books = Accounting(database, "w1", clock=lambda: float(START))
+    books = Accounting(database, "w1", SEALS, clock=lambda: float(START))
     booking = await books.reserve("r1", "acme", "key_1", 1, Caps(), plan())
     told = AttemptRecord(backend="mini", usage=None, called=True, delivered_characters=4, ended_at=START + 60.0)
     await books.next_attempt(booking, measured(told, booking.plan, asyncio.CancelledError()), plan())
@@ -153,7 +154,7 @@ async def test_a_row_that_may_mean_two_attempts_is_left_to_a_person(database: Da
 
 
 async def test_an_export_that_names_attempts_as_we_do_leaves_nothing_to_guess(database: Database) -> None:
-    books = Accounting(database, "w1", clock=lambda: float(START))
+    books = Accounting(database, "w1", SEALS, clock=lambda: float(START))
     booking = await books.reserve("r1", "acme", "key_1", 1, Caps(), plan())
     first = booking.reference
     told = AttemptRecord(backend="mini", usage=None, called=True, delivered_characters=4, ended_at=START + 60.0)
@@ -193,12 +194,12 @@ async def test_after_the_whole_export_every_request_of_the_ledger_equals_it(data
             case 1:
                 await book(database, name, None, f"resp_{number}", delivered=draw.randint(0, 100), tenant=tenant)
             case _:
-                await Accounting(database, "dead", clock=lambda: float(START)).reserve(name, tenant, "key_1", 1, Caps(), plan())
+                await Accounting(database, "dead", SEALS, clock=lambda: float(START)).reserve(name, tenant, "key_1", 1, Caps(), plan())
         amount = draw.randint(0, 10**9) if priced else cost(true, PRICE)
         billed[name] = (true, amount)
         row = theirs(f"resp_{number}", (true.input_tokens, true.output_tokens), ours=name, cached_tokens=true.cache_read_input_tokens)
         told.append({**row, "cost_usd": usd(amount)} if priced else row)
-    await database.write(lambda connection: recover(connection, "dead", START + 100.0))
+    await database.write(lambda connection: recover(connection, "dead", START + 100.0, SEALS))
     draw.shuffle(told)
     for start in (0, 0, 40):  # in parts, and some of it twice
         await run(database, export(told[start : start + 40]), apply=True, reported=True)
@@ -237,7 +238,7 @@ async def test_sums_by_day_are_compared_and_nothing_is_booked_from_them(database
     with pytest.raises(NotByRequest, match="no single request"):
         await run(database, told, apply=True)
     with pytest.raises(NoSuchProvider, match="it has openai"):
-        await asyncio.to_thread(reconcile, database, told, "anthropic")
+        await asyncio.to_thread(reconcile, database, told, "anthropic", SEALS)
 
 
 def test_anthropics_console_export_is_read() -> None:

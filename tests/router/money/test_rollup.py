@@ -18,14 +18,17 @@ from adapters.errors import StreamBroken
 from adapters.types import AttemptRecord, Usage
 from config.database import Database, open_database
 from config.prices import Price
+from router.audit.triggers import changeable
 from router.launch import migrate_state
 from router.money import reports
 from router.money.accounting import Accounting
-from router.money.books import INSERT_LEDGER, write_rows
+from router.money.books import write_rows
 from router.money.recovery import recover
 from router.money.rollup import COUNTED, COUNTED_AS, DIMENSIONS, MEASURES, SUMMED, counts, day_of, usage_days
+from router.money.sealing import INSERT_LEDGER, LedgerChain
 from router.money.settlement import AttemptPlan, Booking, Caps, dearest, list_cost, measured
 from router.tables import ledger
+from tests.seals import SEALS
 
 PRICE = Price(input=1.0, output=4.0)
 DAY = 86_400
@@ -81,6 +84,9 @@ def a_row(draw: random.Random, number: int) -> dict[str, Any]:
         "ended_at": START + draw.choice((0.0, -0.0000001, DAY - 0.0000005, DAY, draw.random() * 3 * DAY, -draw.random() * DAY)),
         "booked_at": 0.0,
         "billed_ms": 0,
+        "chain": "",
+        "position": 0,
+        "seal": "",
     }
 
 
@@ -109,7 +115,7 @@ async def test_batches_of_any_rows_keep_the_sums_by_day_equal_to_the_ledgers(dat
     while at < len(rows):
         batch = rows[at : at + draw.choice((1, 1, 2, 30))]
         at += len(batch)
-        await database.write(lambda connection, batch=batch: write_rows(connection, batch))  # type: ignore[misc]
+        await database.write(lambda connection, batch=batch: write_rows(connection, LedgerChain(SEALS), batch))  # type: ignore[misc]
     await database.read(the_sums_hold)
     assert await database.read(lambda connection: len(lines(connection))) > 20
 
@@ -118,13 +124,13 @@ async def test_transactions_at_the_same_time_keep_them_equal_and_none_waits_in_a
     draw = random.Random(9)
     rows = [a_row(draw, number) for number in range(400)]
     batches = [rows[at : at + 10] for at in range(0, 400, 10)]
-    await asyncio.gather(*(database.write(lambda connection, batch=batch: write_rows(connection, batch)) for batch in batches))  # type: ignore[misc]
+    await asyncio.gather(*(database.write(lambda connection, batch=batch: write_rows(connection, LedgerChain(SEALS), batch)) for batch in batches))  # type: ignore[misc]
     await database.read(the_sums_hold)
 
 
 async def test_what_is_rolled_back_leaves_no_sum(database: Database) -> None:
     def work(connection: Connection) -> None:
-        write_rows(connection, [a_row(random.Random(1), 1)])
+        write_rows(connection, LedgerChain(SEALS), [a_row(random.Random(1), 1)])
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
@@ -139,14 +145,14 @@ async def reserve(books: Accounting, request_id: str, wanted: AttemptPlan) -> Bo
 
 
 async def test_settlements_fallbacks_recoveries_and_late_truths_are_all_summed_up(database: Database) -> None:
-    books = Accounting(database, "w1")
+    books = Accounting(database, "w1", SEALS)
     mine = plan(price_version="policy")
     told = AttemptRecord(backend="mini", usage=Usage(input_tokens=10, output_tokens=5, audio_input_tokens=3), called=True, ended_at=float(START))
     booking = await reserve(books, "r1", mine)
     await books.next_attempt(booking, measured(told, booking.plan, StreamBroken("cut")), mine)
     await books.settle(booking, measured(told, booking.plan, None))
     late = await reserve(books, "r2", mine)
-    await database.write(lambda connection: recover(connection, "w1", START + 10.0))
+    await database.write(lambda connection: recover(connection, "w1", START + 10.0, SEALS))
     await books.settle(late, measured(told, late.plan, None))
     await database.read(the_sums_hold)
     (line,) = await database.read(lambda connection: reports.usage(connection, by=("team", "user")))
@@ -164,7 +170,7 @@ async def test_settlements_fallbacks_recoveries_and_late_truths_are_all_summed_u
 async def test_any_period_grouped_in_any_way_gives_the_sums_of_its_rows(database: Database, tenant: str | None) -> None:
     draw = random.Random(3)
     rows = [a_row(draw, number) for number in range(300)]
-    await database.write(lambda connection: write_rows(connection, rows))
+    await database.write(lambda connection: write_rows(connection, LedgerChain(SEALS), rows))
     moments = [None, START, START + 0.5 * DAY, START + 0.6 * DAY, START + DAY, START + 1.2 * DAY, START + 2.0 * DAY, START - 0.3 * DAY]
     for since in moments:
         for until in moments:
@@ -210,8 +216,8 @@ async def test_the_migration_goes_back_and_forth_with_the_ledger_intact(database
     reports_revision = migrating.revision("0010_reports")
 
     def there_and_back(connection: Connection) -> None:
-        write_rows(connection, rows)
-        with Operations.context(MigrationContext.configure(connection)):
+        write_rows(connection, LedgerChain(SEALS), rows)
+        with changeable(connection, "ledger"), Operations.context(MigrationContext.configure(connection)):  # later revisions made it append only
             reports_revision.downgrade()
             assert "usage_days" not in inspect(connection).get_table_names()
             assert not {"team", "list_cost", "booked_at"} & {column["name"] for column in inspect(connection).get_columns("ledger")}
@@ -250,7 +256,7 @@ def test_the_database_counts_a_row_as_python_does(tmp_path: Any) -> None:
 
 async def test_more_than_nine_million_dollars_are_added_up(database: Database) -> None:
     rows = [{**a_row(random.Random(1), number), "cost": 10**17, "list_cost": 10**17 + number, "tenant": f"t{number}"} for number in range(200)]
-    await database.write(lambda connection: write_rows(connection, rows))
+    await database.write(lambda connection: write_rows(connection, LedgerChain(SEALS), rows))
     (line,) = await database.read(lambda connection: reports.usage(connection, by=("provider",)))
     assert (line.sums["cost"], line.avoided) == (200 * 10**17, 199 * 100)
 

@@ -20,6 +20,7 @@ from router.launch import migrate_state
 from router.money import chargeback, reports
 from router.money.books import write_rows
 from router.money.periods import parse_moment, parse_month
+from router.money.sealing import LedgerChain
 from router.money.spend_plot import _ticks, svg
 from router.money.statement import NoSuchTenant, Part, Statement, make_statement
 from router.money.statement_markdown import inside, markdown
@@ -27,6 +28,7 @@ from router.money.statement_pdf import pdf
 from router.money.statement_words import headline, money
 from router.tables import budgets
 from tests.router.money.test_rollup import a_row
+from tests.seals import SEALS
 
 MONTH = parse_month("2026-11")
 
@@ -58,7 +60,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     def fill(connection: Connection) -> None:
         connection.execute(insert(tenants), [{"name": "acme", "created_at": 0.0}, {"name": "idle", "created_at": 0.0}])
         connection.execute(insert(budgets), {"tenant": "acme", "period": "month:2026-11", "cap": 8 * 10**12, "spent": 4 * 10**12, "reserved": 7})
-        write_rows(connection, ROWS)
+        write_rows(connection, LedgerChain(SEALS), ROWS)
 
     await database.write(fill)
     yield database
@@ -96,7 +98,7 @@ async def test_its_hash_is_that_of_the_rows_export_and_any_other_row_changes_it(
     chargeback.write_jsonl(rows, file)
     assert hashlib.sha256(file.getvalue().encode()).hexdigest() == statement.sha256
     assert (statement.first_id, statement.last_id) == (rows[0]["id"], rows[-1]["id"])
-    await database.write(lambda connection: write_rows(connection, [row(8, 7, 1)]))
+    await database.write(lambda connection: write_rows(connection, LedgerChain(SEALS), [row(8, 7, 1)]))
     assert (await made(database)).sha256 != statement.sha256
 
 

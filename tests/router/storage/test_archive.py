@@ -20,6 +20,7 @@ from config.database import Database, open_database
 from router.audit import reading
 from router.audit.chain import ChainKey
 from router.audit.log import SYSTEM, AuditLog
+from router.audit.seal_check import check_seals
 from router.audit.sums_check import check_archives, check_sums
 from router.audit.tables import audit_checkpoints
 from router.audit.triggers import changeable
@@ -29,6 +30,7 @@ from router.money import reports
 from router.money.books import write_rows
 from router.money.periods import parse_month
 from router.money.rollup import day_of
+from router.money.sealing import INSERT_LEDGER, LedgerChain, ledger_archived
 from router.money.statement import make_statement
 from router.storage import archive as archiving
 from router.storage.archive import Archive, CannotArchive, check_file, list_archives, month_bounds, month_of
@@ -39,16 +41,16 @@ from router.storage.rows import read_tables
 from router.storage.tables import Archived, archives, ledger_openings
 from router.tables import ledger, reservations
 from tests.router.cli.kit import Command, headgate
+from tests.seals import SEALS, SECRET
 
 __all__ = ["headgate"]
-SECRET = b"a secret"
 MONTHS = ("2025-11", "2025-12", "2026-01")
 NOW = datetime(2026, 2, 10, tzinfo=UTC).timestamp()
 TEXTS = (None, "", "\\N", "\\", 'a "quoted", cell\r\nof two lines', "北京")
 
 
 def archive(database: Database, folder: Path, **given: Any) -> Iterator[Archive]:
-    return archiving.archive(database, folder, AuditLog(database, SECRET), SYSTEM, **given)
+    return archiving.archive(database, folder, AuditLog(database, SECRET), SEALS, SYSTEM, **given)
 
 
 def row(number: int, month: str, random: random.Random) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def row(number: int, month: str, random: random.Random) -> dict[str, Any]:
 def put(database: Database, months: tuple[str, ...] = MONTHS, count: int = 60) -> None:
     chance = random.Random(5)
     rows = [row(number, month, chance) for month in months for number in range(count)]
-    database.write_blocking(lambda connection: write_rows(connection, rows))
+    database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), rows))
 
 
 @pytest.fixture
@@ -195,7 +197,7 @@ def test_a_row_that_comes_to_an_archived_month_later_is_archived_beside_it(datab
     put(database, ("2025-11",))
     list(archive(database, tmp_path, before="2025-12", now=NOW))
     late = row(999, "2025-11", random.Random(1))
-    database.write_blocking(lambda connection: write_rows(connection, [late]))
+    database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), [late]))
     before = totals(database)
     (second,) = archive(database, tmp_path, before="2025-12", now=NOW)
     assert (second.id, second.rows) == ("ledger-2025-11-2", 1)
@@ -213,7 +215,7 @@ def test_a_month_that_changes_meanwhile_is_written_again_and_a_file_that_is_not_
         compare(*arguments)
         if late:
             one = late.pop()
-            database.write_blocking(lambda connection: write_rows(connection, [one]))
+            database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), [one]))
 
     monkeypatch.setattr(archiving, "_compare", and_then_one_comes)
     (done,) = archive(database, tmp_path, before="2025-12", now=NOW)
@@ -272,6 +274,61 @@ def test_archives_and_openings_survive_a_backup(database: Database, tmp_path: Pa
     with open_backup(tmp_path / "backup.zip") as backup:
         restore(backup, database, MIGRATIONS, FolderBlobs(tmp_path), replace=True)
     assert (totals(database), database.read_blocking(list_archives)) == before
+    assert seals(database) == []
+
+
+def seals(database: Database, *statements: Any) -> list[str]:
+    """The rows that the seals find, once these have run; nothing of it stays."""
+
+    class Undone(Exception): ...
+
+    said: list[str] = []
+
+    def work(connection: Connection) -> None:
+        with changeable(connection, "ledger"):
+            for statement in statements:
+                connection.execute(statement)
+        said.extend(each.row for each in check_seals(connection, SEALS))
+        raise Undone
+
+    with pytest.raises(Undone):
+        database.write_blocking(work)
+    return said
+
+
+def test_rows_that_left_with_an_archive_are_not_missed_and_no_others_can_leave(database: Database, tmp_path: Path) -> None:
+    chance = random.Random(3)
+    unsealed = [{**row(number, "2025-11", chance), "chain": "", "position": 0, "seal": ""} for number in range(100, 103)]
+    database.write_blocking(lambda connection: INSERT_LEDGER.run(connection, unsealed) and None)
+    put(database)  # one chain, over three months
+    assert seals(database) == []
+    gone = database.read_blocking(lambda connection: dict(connection.execute(select(ledger).where(ledger.c.id == "id-2025-11-7")).mappings().one()))
+    assert [each.rows for each in archive(database, tmp_path, before="2026-01", now=NOW)] == [63, 60]
+    assert seals(database) == []
+    assert seals(database, insert(ledger).values(gone)) == [gone["id"]]
+    assert seals(database, delete(ledger).where(ledger.c.id == "id-2026-01-3")) == [f"chain {gone['chain']}"]
+    assert sorted(set(seals(database, delete(ledger_archived)))) == [f"chain {gone['chain']}", "rows without a seal"]
+    stretched = seals(database, update(ledger_archived).values(last=ledger_archived.c.last + 60))
+    assert any(each.startswith("ledger-2025-12 ") for each in stretched)
+    late = row(900, "2025-11", chance)
+    database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), [late]))
+    assert seals(database) == []
+    assert [each.rows for each in archive(database, tmp_path, before="2026-01", now=NOW)] == [1]
+    assert seals(database) == []
+
+
+def test_a_row_that_is_not_as_it_was_sealed_is_not_signed_with_an_archive(database: Database, tmp_path: Path) -> None:
+    put(database)
+
+    def change(connection: Connection) -> None:
+        with changeable(connection, "ledger"):
+            connection.execute(update(ledger).where(ledger.c.id == "id-2025-12-3").values(outcome="ok?"))
+
+    database.write_blocking(change)
+    with pytest.raises(CannotArchive, match="id-2025-12-3 is not as it was sealed"):
+        list(archive(database, tmp_path, before="2026-01", now=NOW))
+    assert [each.month for each in database.read_blocking(list_archives)] == ["2025-11"]
+    assert seals(database) == ["id-2025-12-3"]
 
 
 def test_months_are_counted_in_utc() -> None:
@@ -283,7 +340,8 @@ def test_months_are_counted_in_utc() -> None:
             month_bounds(wrong)
 
 
-def test_the_commands_archive_list_and_check(headgate: Command, tmp_path: Path) -> None:
+def test_the_commands_archive_list_and_check(headgate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADGATE_SECRET", SECRET.decode())
     assert headgate("tenants", "create", "acme").status == 0
     database = open_database(f"sqlite:///{tmp_path / 'var' / 'headgate.db'}")
     put(database, ("2025-11", "2025-12"))

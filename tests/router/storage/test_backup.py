@@ -42,6 +42,7 @@ from router.storage.rows import CannotLoad, ColumnShape, Lines, TableShape
 from router.tables import budgets, ledger, policy_versions, reservations, workers
 from tests.config.filling import Rows, fill, missing, rows_of
 from tests.router.money.test_accounting import plan
+from tests.seals import SEALS
 from tests.serving import environment, headgate, headgate_json, served
 
 REVISIONS = [each.id for each in read_revisions(MIGRATIONS)]
@@ -199,7 +200,7 @@ def test_numbers_that_were_given_out_once_are_not_given_out_again(opened: Callab
 
 
 async def test_a_backup_taken_while_requests_are_booked_is_consistent(database: Database, tmp_path: Path) -> None:
-    books = [Accounting(database, f"w{number}") for number in range(4)]
+    books = [Accounting(database, f"w{number}", SEALS) for number in range(4)]
     stop = asyncio.Event()
 
     async def load(number: int) -> int:
@@ -553,7 +554,7 @@ def test_what_was_reserved_at_the_moment_of_the_backup_is_recovered_at_the_next_
     source.mkdir()
     database = open_database(f"sqlite:///{source / 'headgate.db'}")
     migrate_state(database)
-    books = Accounting(database, "worker-of-then")
+    books = Accounting(database, "worker-of-then", SEALS)
     database.write_blocking(lambda connection: create_tenant(connection, "acme") and None)
     database.write_blocking(
         lambda connection: connection.execute(insert(workers), {"id": "worker-of-then", "instance": "i", "beat": 3, "started_at": 1.0}) and None
