@@ -228,7 +228,8 @@ async def test_a_tenant_sees_its_own_entries_and_only_the_platform_verifies(serv
     assert (await call(service, "GET", "/admin/audit/verify?head=nonsense", service.admin_key))[1]["error"]["param"] == "head"
     for query in ("limit=0", "limit=5000"):
         assert (await call(service, "GET", f"/admin/audit?{query}", service.admin_key))[1]["error"]["param"] == "limit"
-    assert (await call(service, "GET", "/admin/audit?actor=a%00b", service.admin_key))[1]["error"]["param"] == "actor"
+    for query in ("before=0", f"before={2**63}"):
+        assert (await call(service, "GET", f"/admin/audit?{query}", service.admin_key))[1]["error"]["param"] == "before"
 
 
 async def test_the_log_is_read_page_by_page_to_its_first_entry(service: Service) -> None:
@@ -423,7 +424,7 @@ async def test_only_those_who_may_erase_a_user_do_and_others_users_are_like_miss
     assert (await call(service, "POST", f"/admin/users/{clerk['id']}/erase", admin, {"tenant": "acme"}))[1]["error"]["param"] == "tenant"
     nobody = "user_" + "0" * 24
     for key in (service.other_key, service.admin_key, service.key):
-        for wanted in (nobody, "a%00b"):
+        for wanted in (nobody, "a%20b"):
             status, answer = await call(service, "POST", f"/admin/users/{wanted}/erase", key)
             assert (status, answer["error"]["code"]) == (404, "user_not_found")
     foreign = await call(service, "POST", f"/admin/users/{clerk['id']}/erase", service.other_key)

@@ -100,7 +100,7 @@ async def test_a_stored_response_is_shown_listed_and_deleted_and_is_nobody_elses
         assert ([each["id"] for each in rest["data"]], rest["has_more"]) == ([made[0].id], False)
         async with stranger(service) as other:
             refused = []
-            for id, client in ((made[0].id, other), ("resp_missing", sdk), ("a\0b", sdk)):
+            for id, client in ((made[0].id, other), ("resp_missing", sdk), ("a b", sdk)):
                 for attempt in (client.responses.retrieve(id), client.responses.delete(id), client.responses.input_items.list(id)):
                     with pytest.raises(openai.NotFoundError) as caught:
                         await attempt
