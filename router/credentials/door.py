@@ -81,7 +81,7 @@ class Door:
         self._people: dict[tuple[str, str], tuple[float, Principal, Principal | str]] = {}
 
     async def admit(self, scope: Scope) -> Principal:
-        """The principal of a request. Raises `ApiError`: 400 for what is no single credential, 401 for none and for a bad one, 403 for a genuine
+        """The principal of a request. Raises `ApiError`: 401 for none, for a bad one and for what is no single credential, 403 for a genuine
         token without a role here, 429 for an address that guesses, 503 where an issuer's keys cannot be had.
 
         A forwarded certificate counts where there is no key or token, and is taken out of what later readers see unless a trusted proxy sent it.
@@ -185,7 +185,7 @@ class Door:
         self._note(scope, reason, detail)
         if reason == "malformed":
             message = f"Send one API key or token of at most {LONGEST} printable ASCII characters, once: 'Authorization: Bearer ...' or 'x-api-key: ...'."
-            return ApiError(400, "malformed_api_key", message)
+            return ApiError(401, "invalid_api_key", message)
         return ApiError(401, "invalid_api_key", "This API key is unknown, expired, revoked or not for use here. Ask your administrator for another.")
 
     def _no_access(self, scope: Scope, detail: str) -> ApiError:

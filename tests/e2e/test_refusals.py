@@ -128,6 +128,8 @@ async def test_a_streamed_request_is_refused_the_same_way(service: Service, stre
         ({"authorization": "Bearer "}, "missing_api_key"),
         ({"authorization": "Bearer hg-nobody"}, "invalid_api_key"),
         ({"x-api-key": "hg-' OR 1=1 --"}, "invalid_api_key"),
+        ({"x-api-key": "hg-nobody", "authorization": "Bearer hg-somebody"}, "invalid_api_key"),
+        ({"x-api-key": "hg-" + "k" * 8190}, "invalid_api_key"),
     ],
 )
 async def test_no_key_and_a_bad_key_are_401(service: Service, headers: dict[str, str], code: str) -> None:
