@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 
 from config.database import Database, open_database
+from config.schema import downgrade
 from policies.access import Scopes
 from router.identity import keys as api_keys
 from router.identity.authenticator import Authenticator
@@ -16,10 +16,9 @@ from router.identity.tables import keys, teams, tenants, users
 from router.identity.teams import change_team, create_team
 from router.identity.tenants import create_tenant
 from router.identity.users import change_user, create_user
-from router.launch import migrate_state
+from router.launch import MIGRATIONS, migrate_state
 from router.tables import metadata
 
-ROOT = Path(__file__).resolve().parents[3]
 SECRET = b"a secret of the tests"
 TABLES = tuple(table.name for table in (tenants, teams, users, keys))
 
@@ -36,18 +35,6 @@ async def test_the_migrations_make_exactly_the_tables_the_code_uses(database: Da
         return list(compare_metadata(context, metadata))
 
     assert await database.read(differences) == []
-
-
-def _downgrade(connection: Connection) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    settings = Config()
-    settings.set_main_option("script_location", str(ROOT / "config" / "migrations"))
-    settings.set_main_option("path_separator", "newline")
-    settings.set_main_option("version_locations", f"{ROOT / 'router' / 'migrations'}\n{ROOT / 'retrieval' / 'migrations'}")
-    settings.attributes["connection"] = connection
-    command.downgrade(settings, "0004_kept")
 
 
 async def test_going_back_revokes_the_keys_that_an_older_release_would_let_do_more(database_url: str) -> None:
@@ -72,7 +59,7 @@ async def test_going_back_revokes_the_keys_that_an_older_release_would_let_do_mo
         change_user(connection, disabled.id, disabled=True)
 
     await database.write(prepare)
-    await asyncio.to_thread(lambda: database.write_blocking(_downgrade))
+    await asyncio.to_thread(lambda: database.alter_blocking(lambda connection: downgrade(connection, MIGRATIONS, "0004_kept")))
 
     def older(connection: Connection) -> tuple[dict[str, bool], set[str]]:
         rows = connection.execute(text("SELECT id, revoked_at FROM keys"))
