@@ -80,7 +80,7 @@ FALLBACKS = """
 version: 1
 backends:
   first: {kind: scripted, price: {input: 1.0, output: 1.0}, max_output_tokens: 600000, retry: {attempts: 1}, fault: {error: provider_error, at: start}}
-  dear: {kind: scripted, price: {input: 1.0, output: 1.0}, max_output_tokens: 2000000}
+  dear: {kind: scripted, price: {input: 1.0, output: 10000.0}, max_output_tokens: 2000000}
   spare: {kind: scripted, text: "Spare.", price: {input: 1.0, output: 1.0}, max_output_tokens: 500000}
 default: first
 fallback: [dear, spare]
@@ -90,8 +90,13 @@ tenants: {acme: {budget_usd: {month: 1}}}
 
 async def test_a_failed_attempts_reservation_does_not_count_against_its_own_fallback(tmp_path: Path) -> None:
     async with serving(FALLBACKS, tmp_path) as service, client(service) as sdk:
-        answer = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
-        assert answer.choices[0].message.content == "Spare."
+        raw = await sdk.chat.completions.with_raw_response.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
+        assert raw.parse().choices[0].message.content == "Spare."
+        # The first attempt's 0.60 USD would leave 0.40 of what the last one asks for, and the least that the dear one may do costs more than the budget.
+        assert "x-headgate-clamped" not in raw.headers
+        failed, answered = await ledger_rows(service)
+        assert [(row["backend"], row["outcome"]) for row in (failed, answered)] == [("first", "error"), ("spare", "ok")]
+        assert 500_000 * 10**6 <= int(str(answered["reserved"])) < 500_200 * 10**6
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(2**31 - 1, 50), (20, 20), (None, 50)])
