@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,9 +101,9 @@ async def local_llama() -> AsyncIterator[tuple[ComputeClient, Path]]:
 
 
 @asynccontextmanager
-async def world(home: Path) -> AsyncIterator[World]:
+async def world(home: Path, *, local: bool = True) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        compute, folder = await stack.enter_async_context(local_llama())
+        compute, folder = await stack.enter_async_context(local_llama()) if local else (None, None)
         providers = {kind: Provider(kind) for kind in _ID}
         urls = {kind: (await stack.enter_async_context(FakeProvider(provider))).url for kind, provider in providers.items()}
         backends = {
@@ -111,8 +111,10 @@ async def world(home: Path) -> AsyncIterator[World]:
             "responses": {"kind": "openai", "api": "responses", "model": "gpt-5", "base_url": urls["responses"] + "/v1", "price": PRICE},
             "anthropic": {"kind": "anthropic", "model": "claude-sonnet-4-5", "base_url": urls["anthropic"], "price": PRICE},
             "gemini": {"kind": "gemini", "model": "gemini-3-pro-preview", "base_url": urls["gemini"], "price": PRICE},
-            "local": {"kind": "llama", "model": str(folder), "device": "cpu", "dtype": "float32", "max_output_tokens": 8},
+            "silent": {"kind": "scripted", "text": ""},
         }
+        if local:
+            backends["local"] = {"kind": "llama", "model": str(folder), "device": "cpu", "dtype": "float32", "max_output_tokens": 8}
         policy = json.dumps({"version": 1, "backends": backends, "default": "openai", "fallback": []})
         service = await stack.enter_async_context(serving(policy, home, compute=compute))
         yield World(service, providers)
@@ -157,7 +159,7 @@ class ChatClient:
             call["function"].pop("parsed_arguments", None)
         message.pop("parsed", None)
         if self.forgetful:
-            message = {name: message[name] for name in ("role", "content", "tool_calls") if message.get(name)}
+            message = {name: message[name] for name in ("role", "content", "tool_calls") if message.get(name) is not None}
         self.history.append(message)
         return message
 
@@ -242,10 +244,28 @@ async def test_a_conversation_changes_provider_at_every_turn_and_nobody_refuses_
                 said = await client.turn(leg, f"Question {number}: the weather in Paris and Rome?")
                 assert {kind: provider.refusals for kind, provider in here.providers.items() if provider.refusals} == {}, (number, leg)
                 assert leg == "local" or said == f"It is sunny, says {leg}."
+    after_the_tools(here, LEGS)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("name", CLIENTS)
+async def test_an_answer_of_nothing_goes_back_to_any_provider(tmp_path: Path, name: str, stream: bool) -> None:
+    legs = [leg for kind in _ID for leg in ("silent", kind)]
+    async with world(tmp_path, local=False) as here, asyncio.timeout(60):
+        client: Any = CLIENTS[name](here.service, stream)
+        async with client.sdk:
+            for number, leg in enumerate(legs):
+                said = await client.turn(leg, f"Question {number}: the weather in Paris and Rome?")
+                assert {kind: provider.refusals for kind, provider in here.providers.items() if provider.refusals} == {}, (number, leg)
+                assert said == ("" if leg == "silent" else f"It is sunny, says {leg}.")
+    after_the_tools(here, legs)
+
+
+def after_the_tools(here: World, legs: Sequence[str]) -> None:
     for kind, provider in here.providers.items():
         # Reasoning came back to whom it belongs: in the turn that uses the tools at least, where the provider insists on it.
         after_tools = provider.bodies[1::2]
         returned = [own for body, own in zip(after_tools, provider.issued[::2], strict=False) if own in set(strings(body))]
         assert len(returned) == (0 if kind == "openai" else len(after_tools)), (kind, len(after_tools))
         questions = json.dumps(provider.bodies[-1])
-        assert all(f"Question {number}" in questions for number in range(LEGS.index(kind) + 1)), kind
+        assert all(f"Question {number}" in questions for number in range(legs.index(kind) + 1)), kind

@@ -67,7 +67,8 @@ def _chat(body: Any, _: Collection[str]) -> None:
             continue
         _need(not open_calls, f"messages[{place}]: calls {open_calls} have no answer")
         calls = message.get("tool_calls") or []
-        _need(message.get("content") or calls or message.get("refusal"), f"messages[{place}]: empty content")
+        # An empty text is content to OpenAI; nothing at all is not.
+        _need(message.get("content") not in (None, []) or calls or message.get("refusal"), f"messages[{place}]: empty content")
         for call in calls:
             _need(len(call["id"]) <= 40, f"messages[{place}]: the call's id {call['id']!r} is longer than 40")
             _need(TOOL_NAME.fullmatch(call["function"]["name"]), "bad function name")
