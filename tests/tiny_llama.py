@@ -1,7 +1,8 @@
 """A random Llama with Llama 3.2's architecture, special tokens and chat template, small enough to build in a test.
 
-It says nothing sensible; it is exact in everything else: grouped-query attention, llama3 rope scaling, tied embeddings, a byte-level BPE
-trained on the text below, safetensors weights. `build(folder)` takes a second or two, most of it importing torch; `teach` makes it give chosen answers.
+It says nothing sensible, and that for as long as it is let; it is exact in everything else: grouped-query attention, llama3 rope scaling, tied
+embeddings, a byte-level BPE trained on the text below, safetensors weights. `build(folder)` takes a second or two, most of it importing torch;
+`teach` makes it give chosen answers.
 """
 
 from __future__ import annotations
@@ -198,6 +199,9 @@ def _write_model(folder: Path, size: int, context: int, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        # It never ends of itself: a token without weights scores 0, far below the best of the others. Else some prompts, which hold the day's date, end early.
+        model.get_input_embeddings().weight[stops] = 0.0
     model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=stops, do_sample=True, temperature=0.6, top_p=0.9)
     _save(model, folder)
 
