@@ -15,8 +15,8 @@ from config.yamlproblems import nearest
 INVALID: Final = object()
 """Stands for a value that was wrong (its problem is noted)."""
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?(?:[eE][-+]?\d+)?|[-+]?\.\d[\d_]*(?:[eE][-+]?\d+)?")
-_LEADING_ZERO = re.compile(r"[-+]?0\d")
+_NUMBER = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?(?:[eE][-+]?\d+)?|[-+]?\.\d[\d_]*(?:[eE][-+]?\d+)?", re.ASCII)
+_LEADING_ZERO = re.compile(r"[-+]?0\d", re.ASCII)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
