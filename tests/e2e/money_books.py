@@ -202,8 +202,12 @@ def check_clients(rows: Sequence[Row], crowd: Sequence[Asked], *, killed: bool) 
         found = by_request.pop(asked.request_id, [])
         if asked.status not in (None, 200) and asked.code is None and asked.ended in ("lost", "left"):  # before the body, which holds the reason
             continue
-        if asked.status != 200 and asked.code in REFUSED_BEFORE_BOOKING:
+        refused = asked.code in REFUSED_BEFORE_BOOKING
+        if refused and asked.status != 200:
             assert found == [], asked
+        elif refused and not found:
+            # The stream had been opened while its request still waited for the books: then the refusal is an event in it, and the only one.
+            assert (asked.plan.stream, asked.text, asked.ended) == (True, "", "error"), asked
         elif asked.status is not None:
             assert found, asked
             assert any(covers(row, asked.text) for row in found), (asked, found)
