@@ -215,7 +215,8 @@ async def test_a_client_that_leaves_before_the_budget_was_asked_leaves_nothing_b
 
 def _ask_models(service: Service) -> None:
     """A request after the others: when it is answered, they have been seen."""
-    openai.OpenAI(base_url=f"{service.url}/v1", api_key=service.key).models.list()
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key=service.key) as sdk:
+        sdk.models.list()
 
 
 async def test_a_client_that_reads_nothing_pauses_the_upstream(tmp_path: Path) -> None:
