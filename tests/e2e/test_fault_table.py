@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.dialects import BROKEN, FINISHED, PATHS, Seen, ask, body
-from tests.e2e.fault_table import FAULTS, TEXTS, Fault, gone, upstream
+from tests.e2e.fault_table import FAULTS, TEXTS, UNANSWERED, Fault, gone, upstream
 from tests.e2e.money_books import settled_books
 from tests.fakes.provider import FakeProvider, Hang, Reply
 from tests.fakes.wire import Answer, openai_steps
@@ -34,8 +34,9 @@ backends:
     base_url: "{url}/v1"
     price: {{input: 3.0, output: 15.0}}
     max_output_tokens: 50
-    connect_s: 0.1
-    timeout_s: 0.3
+    connect_s: {connect_s}
+    first_event_s: {first_event_s}
+    timeout_s: {timeout_s}
     retry: {{attempts: 2, first_s: 0.01}}
     breaker: {{failures: 1000}}
   spare: {{kind: scripted, text: "{spare}", price: {{input: 1.0, output: 4.0}}}}
@@ -57,10 +58,16 @@ async def test_a_fault_is_answered_by_the_next_backend_or_by_a_typed_error(tmp_p
     together = [cells] if fault.retry_after is None else [[cell] for cell in cells]
     async with upstream(fault) as (url, provider), asyncio.timeout(120):
         for number, some in enumerate(together):
-            async with serving(POLICY.format(url=url, spare=SPARE), tmp_path / str(number)) as service:
+            async with serving(POLICY.format(url=url, spare=SPARE, **_patience(fault)), tmp_path / str(number)) as service:
                 for cell in some:
                     await _try(service, provider, fault, *cell)
     ROWS[fault.name] = _row(fault)
+
+
+def _patience(fault: Fault | None = None) -> dict[str, float]:
+    """Short only for what the fault lets wait, so that nothing else is late on a slow machine."""
+    waits = {UNANSWERED: "connect_s", "stall before the first event": "first_event_s", "stall in the middle": "timeout_s"}
+    return {name: 0.2 if fault is not None and waits.get(fault.name) == name else 20.0 for name in ("connect_s", "first_event_s", "timeout_s")}
 
 
 async def _try(service: Service, provider: FakeProvider | None, fault: Fault, dialect: str, stream: bool, spared: bool) -> None:
@@ -110,7 +117,10 @@ LEAVING = {"client gone before the first event": [Hang()], "client gone in the m
 
 @pytest.mark.parametrize("name", LEAVING)
 async def test_a_client_that_leaves_stops_the_upstream_and_is_booked_as_cancelled(tmp_path: Path, name: str) -> None:
-    async with FakeProvider(lambda _: Reply(LEAVING[name])) as provider, serving(POLICY.format(url=provider.url, spare=SPARE), tmp_path) as service:
+    async with (
+        FakeProvider(lambda _: Reply(LEAVING[name])) as provider,
+        serving(POLICY.format(url=provider.url, spare=SPARE, **_patience()), tmp_path) as service,
+    ):
         for number, (dialect, stream) in enumerate((dialect, stream) for dialect in PATHS for stream in (True, False)):
             policy_timeouts = asyncio.timeout(10)
             async with policy_timeouts:
