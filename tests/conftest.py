@@ -17,6 +17,8 @@ from uuid import uuid4
 import pytest
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # several processes of tests share few cores, and threads that wait for each other spin
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes that tests start, hundreds, would each compile the product anew
 for name in [name for name in os.environ if name.endswith("_API_KEY") or name.startswith("HEADGATE_")]:
     if name != "HEADGATE_TEST_LONG":
         del os.environ[name]
@@ -25,9 +27,40 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 
+TOGETHER = {
+    "tests/adapters/embedders/": "models",
+    "tests/adapters/llama/": "models",
+    "tests/adapters/test_embedding.py": "models",
+    "tests/contract/test_contract.py::*[llama-": "models",
+    "tests/docs/test_examples.py::test_every_shell_": "examples",
+    "tests/docs/test_examples.py::test_the_first_": "examples",
+    "tests/docs/test_examples.py::test_the_python_": "examples",
+    "tests/e2e/test_changing_provider.py::test_a_": "models",
+    "tests/e2e/test_fault_table.py": "fault table",
+    "tests/e2e/test_whole_service.py": "whole service",
+    "tests/retrieval/": "models",
+    "tests/router/cli/test_with_server.py": "with server",
+    "tests/router/compute/": "models",
+    "tests/router/http/test_access_matrix.py": "access matrix",
+    "tests/router/http/test_documents_api.py": "models",
+    "tests/router/http/test_embeddings.py": "models",
+}
+"""Tests that share what takes long to start or to load (a service, torch with a model), by the beginning of their ids: one process runs a group."""
+
+
+def _group(nodeid: str) -> str | None:
+    for beginning, group in TOGETHER.items():
+        before, star, after = beginning.partition("*")
+        if nodeid.startswith(before) and (not star or after in nodeid):
+            return group
+    return None
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `long` take minutes: they run where they are asked for."""
+    """Tests marked `long` take minutes: they run where they are asked for. Those of a group of `TOGETHER` run in one process."""
+    for item in items:
+        if (group := _group(item.nodeid)) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
     if os.environ.get("HEADGATE_TEST_LONG") != "1":
         for item in items:
             if item.get_closest_marker("long"):

@@ -54,6 +54,8 @@ class Reader:
                 self.received += piece
 
     async def read_to_the_end(self) -> None:
+        """As fast as it comes: the buffer grows, which has no say any more in how much waits elsewhere."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * MEGABYTE)
         async with asyncio.timeout(60):
             while not self.received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
                 await self.read(1)
@@ -85,7 +87,7 @@ class Scene:
     base: int
 
     def grown(self) -> int:
-        """Bytes by which the workers are larger than before the request."""
+        """Bytes by which the worker is larger than before the request."""
         return memory(self.serve) - self.base
 
 
@@ -95,9 +97,9 @@ def memory(serve: Serve) -> int:
 
 @asynccontextmanager
 async def streaming(home: Path, steps: list[Step], *, warm: bool = True) -> AsyncIterator[Scene]:
-    """A stream of these steps, asked for and not read. A first request warms the workers up."""
+    """A stream of these steps, asked for and not read. Requests before it warm the worker up."""
     replies = [Reply([FIRST, FINISH, USAGE, DONE])] * 4 if warm else []
-    async with FakeProvider([*replies, Reply(steps)]) as provider, whole(home, POLICY.format(url=provider.url), {}) as serve:
+    async with FakeProvider([*replies, Reply(steps)]) as provider, whole(home, POLICY.format(url=provider.url), {}, workers=1) as serve:
         place = urlsplit(serve.url)
         body = b'{"model":"auto","stream":true,"messages":[{"role":"user","content":"Pour."}]}'
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {serve.keys['chat']}\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -143,7 +145,7 @@ async def test_a_slow_reader_pauses_a_stream_of_26_megabytes(tmp_path: Path) -> 
         peak = scene.grown()
         assert scene.reader.text == "".join(json.loads(piece[6:])["choices"][0]["delta"]["content"] for piece in pieces)
         assert max(held, peak) < 12 * MEGABYTE
-    print(f"\n26 MB: {waiting / 1e6:.1f} MB sent while nobody read; the workers grew by {held / 1e6:.1f} MB, and by {peak / 1e6:.1f} MB at the end")  # noqa: T201
+    print(f"\n26 MB: {waiting / 1e6:.1f} MB sent while nobody read; the worker grew by {held / 1e6:.1f} MB, and by {peak / 1e6:.1f} MB at the end")  # noqa: T201
 
 
 async def test_five_thousand_tiny_events_are_held_in_little_memory(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ async def test_five_thousand_tiny_events_are_held_in_little_memory(tmp_path: Pat
         await scene.reader.read_to_the_end()
         assert scene.reader.text == "".join(f"{number} " for number in range(5000))
         assert max(held, scene.grown()) < 8 * MEGABYTE
-    print(f"\n5,000 tiny events in one write: the workers grew by {held / 1e6:.1f} MB")  # noqa: T201
+    print(f"\n5,000 tiny events in one write: the worker grew by {held / 1e6:.1f} MB")  # noqa: T201
 
 
 async def test_one_event_of_a_megabyte_arrives_whole(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ async def test_one_event_of_a_megabyte_arrives_whole(tmp_path: Path) -> None:
         await scene.reader.read_to_the_end()
         assert scene.reader.text == text
         assert max(held, scene.grown()) < 16 * MEGABYTE
-    print(f"\none event of 1 MB: the workers grew by {held / 1e6:.1f} MB")  # noqa: T201
+    print(f"\none event of 1 MB: the worker grew by {held / 1e6:.1f} MB")  # noqa: T201
 
 
 async def test_heartbeats_do_not_pile_up_behind_a_slow_reader(tmp_path: Path) -> None:
