@@ -19,8 +19,8 @@ run: $(INSTALLED)  ## Install, then serve on the embedded defaults
 test: $(INSTALLED)  ## Install, then run the tests, offline
 	$(BIN)/python -m pytest --numprocesses $(TESTERS)
 
-test-long: $(INSTALLED)  ## The slow suites in their full form
-	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long
+test-long: $(INSTALLED)  ## The slow suites in their full form, and ten times as many invented examples
+	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m "long or hypothesis" --timeout 1800
 
 fuzz: $(INSTALLED)  ## Five minutes of invented credentials, headers and paths at the door
 	HEADGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long tests/e2e/test_auth_fuzz.py

@@ -6,14 +6,18 @@ import os
 import pwd
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -22,6 +26,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes that tests star
 for name in [name for name in os.environ if name.endswith("_API_KEY") or name.startswith("HEADGATE_")]:
     if name != "HEADGATE_TEST_LONG":
         del os.environ[name]
+
+LONG = os.environ.get("HEADGATE_TEST_LONG") == "1"
+hypothesis.settings.register_profile("short", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("long", max_examples=1000, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("long" if LONG else "short")
+"""The short form tries the same examples every time, the long one ten times as many new ones. A slow machine fails nothing."""
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -56,12 +66,13 @@ def _group(nodeid: str) -> str | None:
     return None
 
 
+@pytest.hookimpl(tryfirst=True)  # the groups are read by a hook of xdist's
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `long` take minutes: they run where they are asked for. Those of a group of `TOGETHER` run in one process."""
     for item in items:
         if (group := _group(item.nodeid)) is not None:
             item.add_marker(pytest.mark.xdist_group(group))
-    if os.environ.get("HEADGATE_TEST_LONG") != "1":
+    if not LONG:
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes: set HEADGATE_TEST_LONG=1"))
@@ -139,7 +150,15 @@ def postgres_server() -> Iterator[str]:
             cwd=folder,
             **other,
         )
-        options = ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "max_connections=200"]
+        settings = (
+            "fsync=off",
+            "full_page_writes=off",
+            "autovacuum=off",
+            "listen_addresses=127.0.0.1",
+            f"unix_socket_directories={folder}",
+            "max_connections=200",
+        )
+        options = [word for setting in settings for word in ("-c", setting)]
         server = subprocess.Popen([programs / "postgres", "-D", data, "-p", str(port), *options], stderr=subprocess.DEVNULL, cwd=folder, **other)
         try:
             _wait_for_postgres(programs, port, server)
@@ -163,22 +182,88 @@ def _wait_for_postgres(programs: Path, port: int, server: subprocess.Popen[bytes
     pytest.fail("PostgreSQL did not start")
 
 
-@pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """A fresh database."""
+def _create(server: str, template: str | None = None) -> str:
+    """The URL of a new database, a copy of `template` where one is named."""
+    name = f"test_{uuid4().hex}"
+    _on_server(server, "createdb", name, *(("--template", template) if template else ()))
+    return f"{server}/{name}"
+
+
+def _drop(url: str) -> None:
+    server, _, name = url.rpartition("/")
+    _on_server(server, "dropdb", "--force", name)
+
+
+def _on_server(server: str, program: str, *arguments: str) -> None:
     programs = _programs()
     assert programs is not None
-    name = f"test_{uuid4().hex}"
-    port = postgres_server.rpartition(":")[2]
-    subprocess.run([programs / "createdb", "-h", "127.0.0.1", "-p", port, "-U", "headgate", name], check=True, capture_output=True)
-    yield f"{postgres_server}/{name}"
-    subprocess.run([programs / "dropdb", "--force", "-h", "127.0.0.1", "-p", port, "-U", "headgate", name], check=False, capture_output=True)
+    subprocess.run([programs / program, "-h", "127.0.0.1", "-p", server.rpartition(":")[2], "-U", "headgate", *arguments], check=True, capture_output=True)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> str:
+    """The name of a database with the product's tables, to be copied: that takes a tenth of the time that making them takes."""
+    from config.database import open_database
+    from router.launch import migrate_state
+
+    url = _create(postgres_server)
+    database = open_database(url)
+    migrate_state(database)
+    database.close()
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """A database with the product's tables and nothing in them."""
+    url = _create(postgres_server, postgres_template)
+    yield url
+    _drop(url)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: str) -> Iterator[str]:
+    """A database without tables."""
+    url = _create(postgres_server)
+    yield url
+    _drop(url)
+
+
+@cache
+def migrated_sqlite() -> bytes:
+    """The file of an SQLite database with the product's tables and nothing in them."""
+    from config.database import open_database
+    from router.launch import migrate_state
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "headgate.db"
+        database = open_database(f"sqlite:///{path}")
+        migrate_state(database)
+        database.close()
+        with closing(sqlite3.connect(path)) as connection:
+            # Connections that close in the same moment each take another for the last one, and then what was written stays in the log beside the file.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.read_bytes()
+
+
+KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=KINDS)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh database of either kind."""
+    """A database of either kind, with the product's tables and nothing in them."""
+    if request.param == "sqlite":
+        path = tmp_path / "headgate.db"
+        path.write_bytes(migrated_sqlite())
+        return f"sqlite:///{path}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture(params=KINDS)
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of either kind, without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'headgate.db'}"
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue("empty_postgres_url")
     return url

@@ -8,16 +8,13 @@ import os
 import re
 import select
 import signal
-import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +29,7 @@ from router.gateway import Compute, Gateway
 from router.identity.keys import create_key
 from router.identity.tenants import PLATFORM, create_tenant, list_tenants
 from router.launch import migrate_state, open_documents
+from tests.conftest import migrated_sqlite
 
 SECRET = b"a secret of the tests, long enough"
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,24 +132,11 @@ def _opened(settings: Settings, database_url: str | None) -> Database:
     """The database, migrated. A new SQLite file begins as a copy of one that was migrated before."""
     path = settings.home / "headgate.db"
     if database_url is None and settings.database_url is None and not path.exists():
-        path.write_bytes(_migrated())
+        path.write_bytes(migrated_sqlite())
         return open_database(settings.database)
     database = open_database(database_url or settings.database)
     migrate_state(database)
     return database
-
-
-@cache
-def _migrated() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "headgate.db"
-        database = open_database(f"sqlite:///{path}")
-        migrate_state(database)
-        database.close()
-        with closing(sqlite3.connect(path)) as connection:
-            # Connections that close in the same moment each take another for the last one, and then what was written stays in the log beside the file.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return path.read_bytes()
 
 
 @contextmanager

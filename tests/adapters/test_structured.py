@@ -126,9 +126,9 @@ def test_a_pattern_that_looks_ahead_works_and_one_that_explodes_ends() -> None:
     decimal = {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}
     assert taken(decimal, '"1.50"') is not None
     assert taken(decimal, '"-"') is None
-    began = time.perf_counter()
+    began = time.process_time()
     assert taken({"pattern": r"^(?=a)(a+)+$"}, f'"{"a" * 60}b"') is None
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def doubling(levels: int) -> dict[str, Any]:
@@ -148,9 +148,9 @@ def doubling(levels: int) -> dict[str, Any]:
     ],
 )
 def test_a_schema_that_would_take_for_ever_is_a_problem_at_once(schema: dict[str, Any], answer: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert isinstance(by_schema(schema).check(answer), Problem)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from config.settings import SettingsError
 from router.launch import migrate_state
 
 
-def test_a_database_that_a_newer_release_migrated_is_refused_and_left_alone(database_url: str) -> None:
-    database = open_database(database_url)
+def test_a_database_that_a_newer_release_migrated_is_refused_and_left_alone(empty_database_url: str) -> None:
+    database = open_database(empty_database_url)
     try:
         migrate_state(database)
         database.write_blocking(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999_of_the_future'")) and None)
@@ -23,13 +23,13 @@ def test_a_database_that_a_newer_release_migrated_is_refused_and_left_alone(data
         database.close()
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_migration_that_fails_leaves_nothing_behind(empty_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("migrations")
     (folder / "0001_half.py").write_text(
         'import sqlalchemy as sa\nfrom alembic import op\nrevision = "0001_half"\ndown_revision = None\n'
         'def upgrade():\n    op.create_table("half", sa.Column("id", sa.Integer))\n    raise RuntimeError("in the middle")\n'
     )
-    database = open_database(database_url)
+    database = open_database(empty_database_url)
     try:
         with pytest.raises(RuntimeError, match="in the middle"):
             migrate(database, [folder])

@@ -24,8 +24,8 @@ REVISIONS = [each.id for each in read_revisions(MIGRATIONS)]
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = open_database(database_url)
+def database(empty_database_url: str) -> Iterator[Database]:
+    database = open_database(empty_database_url)
     yield database
     database.close()
 

@@ -20,7 +20,8 @@ from tests.fakes.provider import FakeProvider, Hang, Reply
 from tests.fakes.wire import Answer, openai_steps
 from tests.serving import Service, serving
 
-CLOSED_WITHIN_S = 0.1
+CLOSED_WITHIN_S = 1.0
+"""Of the clock of a busy machine; an idle one takes a hundredth of it. Nothing that waits here is over before 10 s."""
 SPARE = "The second one answers."
 PAGE = ROOT / "docs" / "faults.md"
 BEGIN, END = "<!-- the table: made by tests/e2e/test_fault_table.py -->\n", "<!-- the end of the table -->\n"
@@ -148,8 +149,8 @@ async def _leave(service: Service, provider: FakeProvider, dialect: str, stream:
         else:
             asking.cancel()
         left = asyncio.get_running_loop().time()
-    await asyncio.wait_for(exchange.gone.wait(), CLOSED_WITHIN_S + 0.5)
-    assert asyncio.get_running_loop().time() - left <= CLOSED_WITHIN_S, (dialect, stream)
+    async with asyncio.timeout_at(left + CLOSED_WITHIN_S):
+        await exchange.gone.wait()
 
 
 def test_the_published_table_says_what_was_seen() -> None:

@@ -22,11 +22,23 @@ from tests.serving import serving
 POLICY = """
 version: 1
 backends:
-  first: {{kind: openai, model: gpt, base_url: "{url}/v1", price: {{input: 3.0, output: 15.0}}, timeout_s: 0.3, retry: {{attempts: 1}}, max_output_tokens: 50}}
+  first:
+    kind: openai
+    model: gpt
+    base_url: "{url}/v1"
+    price: {{input: 3.0, output: 15.0}}
+    first_event_s: {first_event_s}
+    timeout_s: {timeout_s}
+    retry: {{attempts: 1}}
+    max_output_tokens: 50
   spare: {{kind: scripted, text: "The second one answers.", price: {{input: 1.0, output: 4.0}}}}
 default: first
 fallback: [{fallback}]
 """
+PATIENT = {"first_event_s": 20.0, "timeout_s": 20.0}
+IMPATIENT = {"hang before the first event": {"first_event_s": 0.2}, "hang in the middle": {"timeout_s": 0.2}}
+"""What waits in vain is given up soon, and nothing else, however slow the machine."""
+
 SPARE = "The second one answers."
 TEXTS = ("One ", "two ", "three ")
 BEGUN = openai_steps(Answer(texts=TEXTS))[: 1 + len(TEXTS)]
@@ -150,7 +162,7 @@ async def test_a_fault_is_answered_by_the_next_backend_or_by_a_typed_error(tmp_p
     fault = FAULTS[name]
     async with (
         upstream(fault) as url,
-        serving(POLICY.format(url=url, fallback="spare" if fallback else ""), tmp_path) as service,
+        serving(POLICY.format(url=url, fallback="spare" if fallback else "", **PATIENT | IMPATIENT.get(name, {})), tmp_path) as service,
         asyncio.timeout(10),
     ):
         seen = await ask(service.url, service.key, stream=stream)
@@ -191,7 +203,7 @@ fallback: [b]
 
 
 async def test_an_upstream_that_is_well_is_not_blamed(tmp_path: Path) -> None:
-    async with FakeProvider(answering("openai")) as provider, serving(POLICY.format(url=provider.url, fallback="spare"), tmp_path) as service:
+    async with FakeProvider(answering("openai")) as provider, serving(POLICY.format(url=provider.url, fallback="spare", **PATIENT), tmp_path) as service:
         seen = await ask(service.url, service.key, stream=True)
         books = await settled_books(service.database)
     assert (seen.text, seen.terminals) == ("Hello, world.", ["finish", "done"])
@@ -201,7 +213,7 @@ async def test_an_upstream_that_is_well_is_not_blamed(tmp_path: Path) -> None:
 
 async def test_a_finish_without_the_usage_is_an_answer_with_an_estimate(tmp_path: Path) -> None:
     steps = [*BEGUN, openai_chunk(finish="stop"), b"data: [DONE]\n\n"]
-    async with FakeProvider(Reply(steps)) as provider, serving(POLICY.format(url=provider.url, fallback="spare"), tmp_path) as service:
+    async with FakeProvider(Reply(steps)) as provider, serving(POLICY.format(url=provider.url, fallback="spare", **PATIENT), tmp_path) as service:
         seen = await ask(service.url, service.key, stream=True)
         books = await settled_books(service.database)
     assert (seen.text, seen.terminals) == ("".join(TEXTS), ["finish", "done"])

@@ -75,7 +75,7 @@ async def test_the_second_attempt_answers_and_the_slow_one_is_stopped_and_booked
         seen = await ask(service.url, service.key, stream=stream)
         found = await settled_books(service.database)
         slow = await provider.exchange(0)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(4):
             await slow.gone.wait()
         metrics = await get(service, "/metrics", service.admin_key)
     assert (seen.status, seen.text) == (200, "".join(TEXTS))
@@ -256,7 +256,7 @@ async def test_a_client_that_leaves_stops_both(tmp_path: Path, moment: str) -> N
         asking = asyncio.create_task(ask(service.url, service.key, stream=True))
         calls = [await provider.exchange(number) for number in range(wanted)]
         asking.cancel()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(4):
             for call in calls:
                 await call.gone.wait()
         found = await settled_books(service.database)

