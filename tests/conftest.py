@@ -66,12 +66,20 @@ def _group(nodeid: str) -> str | None:
     return None
 
 
-@pytest.hookimpl(tryfirst=True)  # the groups are read by a hook of xdist's
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each process gets the next test when it has done one; groups, which are the longest, come first. (xdist's own groups do not work with pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid) or nodeid
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `long` take minutes: they run where they are asked for. Those of a group of `TOGETHER` run in one process."""
-    for item in items:
-        if (group := _group(item.nodeid)) is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
+    """Tests marked `long` take minutes: they run where they are asked for."""
     if not LONG:
         for item in items:
             if item.get_closest_marker("long"):
