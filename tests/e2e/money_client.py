@@ -64,6 +64,8 @@ class Asked:
     terminals: list[str] = field(default_factory=list)
     """The terminal events of a stream in their order: `finish`, `error`, `done`."""
     replayed: bool = False
+    waited: bool = False
+    """Whether its stream was opened by a heartbeat, before anybody knew how it ends."""
 
 
 def random_plan(chance: random.Random) -> Plan:
@@ -181,6 +183,8 @@ async def _read_stream(reader: asyncio.StreamReader, asked: Asked) -> None:
     plan, seen = asked.plan, 0
     read = {"chat": _chunk, "responses": _response_event, "messages": _message_event}[plan.dialect]
     while line := await reader.readline():
+        if line.startswith(b": ") or b'"ping"' in line:
+            asked.waited = asked.waited or not (asked.text or asked.terminals)
         if not line.startswith(b"data: "):
             continue
         text = "" if line == b"data: [DONE]\n" else read(json.loads(line[6:]), asked)
@@ -228,4 +232,5 @@ def _message_event(event: dict[str, Any], asked: Asked) -> str:
             asked.terminals.append("done")
         case "error":
             asked.terminals += ["error", "done"]
+            asked.code = event["error"]["code"]
     return str(event["delta"].get("text", "")) if event["type"] == "content_block_delta" else ""

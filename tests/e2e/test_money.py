@@ -19,7 +19,7 @@ from tests.serving import serving
 
 POLICY = """
 version: 1
-settings: {{shutdown_s: 5}}
+settings: {{shutdown_s: 5, commit_after_s: 0.2, heartbeat_s: 0.1}}
 backends:
   mini: {{kind: scripted, price: {{input: 3.0, output: 15.0}}, directives: true, bill_to: {bills!r}, timeout_s: 0.4, max_output_tokens: 200, breaker: null,
     retry: {{attempts: 2, first_s: 0.02}}, hedge: {{after_s: 0.03, backend: spare}}}}
