@@ -28,15 +28,16 @@ _WORDS = {"not_in_ledger": "not in the ledger", "not_in_export": "not in the exp
 @click.option("--provider", required=True, help="Whose export it is, as the ledger calls it: openai, anthropic, gcp.gemini (or google).")
 @click.option("--apply", is_flag=True, help="Book corrections that make estimates equal to the export.")
 @click.option("--all", "every", is_flag=True, help="With --apply: also correct rows that the provider itself had reported otherwise.")
+@click.option("--unbilled", is_flag=True, help="With --apply: estimates of the export's days that it does not have were not billed; book them to nothing.")
 @config_option
 @json_option
-def reconcile(file: Path, provider: str, apply: bool, every: bool, config: Path | None, as_json: bool) -> None:
+def reconcile(file: Path, provider: str, apply: bool, every: bool, unbilled: bool, config: Path | None, as_json: bool) -> None:
     """Compare the ledger with a provider's usage export (CSV). Exit status 1 where differences remain.
 
     Applying a file a second time books nothing. What the provider knows and the ledger does not is listed, never booked.
     """
-    if every and not apply:
-        raise click.UsageError("--all only says something together with --apply")
+    if (every or unbilled) and not apply:
+        raise click.UsageError(f"{'--all' if every else '--unbilled'} only says something together with --apply")
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             export = parse_export(lines)
@@ -46,7 +47,7 @@ def reconcile(file: Path, provider: str, apply: bool, every: bool, config: Path 
         secret = load_secret(launch.environ(), settings.home).reveal().encode()
         try:
             booked = recorded_corrections(AuditLog(database, secret), command_line(), provider)
-            done = compare(database, export, provider, SealKey(secret), apply=apply, reported=every, booked=booked)
+            done = compare(database, export, provider, SealKey(secret), apply=apply, reported=every, unbilled=unbilled, booked=booked)
         except NotByRequest as error:
             raise click.UsageError(str(error)) from error
         except NoSuchProvider as error:

@@ -123,17 +123,21 @@ def _statement(database: Database, tenant: str, month: Month, form: str) -> Any:
 
 
 @post("/admin/ledger/reconcile", status_code=200, tags=["usage"], summary="Compare the ledger with a provider's usage export")
-async def reconcile_ledger(request: HttpRequest, provider: FromQuery[str], apply: FromQuery[bool] = False, all: FromQuery[bool] = False) -> Reconciliation:
+async def reconcile_ledger(
+    request: HttpRequest, provider: FromQuery[str], apply: FromQuery[bool] = False, all: FromQuery[bool] = False, unbilled: FromQuery[bool] = False
+) -> Reconciliation:
     """The body is CSV. With `apply=true` the estimates among the rows become equal to the provider's report, by corrections; with `all=true` also what
-    the provider had reported otherwise. The same file books nothing the second time.
+    the provider had reported otherwise; with `unbilled=true` to nothing, what the export does not have of its own days. The same file books nothing
+    the second time.
     """
     gateway = gateway_of(request)
-    if all and not apply:
-        raise ApiError(400, "invalid_request", "all: only says something together with apply=true.", param="all")
+    for name, wanted in (("all", all), ("unbilled", unbilled)):
+        if wanted and not apply:
+            raise ApiError(400, "invalid_request", f"{name}: only says something together with apply=true.", param=name)
     body = await request.body()
     booked = recorded_corrections(gateway.audit, actor_of(request), provider)
     try:
-        return await asyncio.to_thread(_reconcile, gateway.database, body, provider, SealKey(gateway.secret), apply, all, booked)
+        return await asyncio.to_thread(_reconcile, gateway.database, body, provider, SealKey(gateway.secret), apply, all, unbilled, booked)
     except InvalidExport as error:
         raise ApiError(400, "invalid_export", f"The body cannot be read as a usage export: {error}.") from error
     except NotByRequest as error:
@@ -142,13 +146,13 @@ async def reconcile_ledger(request: HttpRequest, provider: FromQuery[str], apply
         raise ApiError(404, "provider_not_found", f"{error}.", param="provider") from error
 
 
-def _reconcile(database: Database, body: bytes, provider: str, seals: SealKey, apply: bool, every: bool, booked: Booked) -> Reconciliation:
+def _reconcile(database: Database, body: bytes, provider: str, seals: SealKey, apply: bool, every: bool, unbilled: bool, booked: Booked) -> Reconciliation:
     """Reading and comparing take a while: not on the loop."""
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidExport(f"it is not UTF-8: {error}") from error
-    return reconcile(database, parse_export(io.StringIO(text, newline="")), provider, seals, apply=apply, reported=every, booked=booked)
+    return reconcile(database, parse_export(io.StringIO(text, newline="")), provider, seals, apply=apply, reported=every, unbilled=unbilled, booked=booked)
 
 
 def moment_of(name: str, text: str | None) -> float | None:

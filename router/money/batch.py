@@ -5,7 +5,8 @@ counters, reservations and ledger rows are each written with one statement. So a
 money that it does not need, and none has to be called back.
 
 The order in which rows are locked is the same everywhere, so that no two transactions wait for each other in a circle: reservations, then
-counters, each sorted. Counters that are not there yet are made in a transaction of their own, before.
+counters, each sorted by code points (as Python does it, and not as a database's language has it). Counters that are not there yet are made in a
+transaction of their own, before.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from router.money.books import (
 )
 from router.money.rollup import roll_up
 from router.money.sealing import LedgerChain
-from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Counter, Settlement
+from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Booking, Counter, Settlement, uncalled
 from router.tables import UNCAPPED, ledger, reservations
 
 
@@ -58,7 +59,7 @@ class Next(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """Give a reservation back of which nobody knows whether it was made. No call was made."""
+    """Give a reservation back of which nobody knows whether it was made. No call was made: where it was recovered meanwhile, that is corrected."""
 
     booking: Booking
 
@@ -150,9 +151,11 @@ class _Batch:
             self._move(held.counters, reserved=-held.amount)
 
     def release(self, held: _Held | None, booking: Booking) -> None:
-        if held is not None:
-            self._gone.append(_lane(booking))
-            self._move(held.counters, reserved=-held.amount)
+        if held is None:  # it was never made, or was recovered meanwhile: then the call that was not made was booked
+            self._late.append((booking, ledger_row(booking, uncalled(booking), "correction")))
+            return
+        self._gone.append(_lane(booking))
+        self._move(held.counters, reserved=-held.amount)
 
     def follow(self, entry: Next, caps: _Caps, held: dict[_Lane, _Held]) -> AttemptPlan | BudgetExceeded:
         booking, settlement = entry.booking, entry.settlement
@@ -251,7 +254,7 @@ _HELD = {
         text(
             "SELECT request_id, purpose, tenant, day, month, amount, attempt, counters FROM reservations "
             "WHERE (request_id, purpose) IN (SELECT value ->> 0, value ->> 1 FROM json_array_elements(CAST(:lanes AS json))) "
-            "ORDER BY request_id, purpose FOR UPDATE"
+            'ORDER BY request_id COLLATE "C", purpose COLLATE "C" FOR UPDATE'
         )
     ),
 }
@@ -266,7 +269,7 @@ _COUNTERS = {
         text(
             "SELECT tenant, scope, period, spent + reserved AS taken FROM budgets "
             "WHERE (tenant, scope, period) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_array_elements(CAST(:counters AS json))) "
-            "ORDER BY tenant, scope, period FOR UPDATE"
+            'ORDER BY tenant COLLATE "C", scope COLLATE "C", period COLLATE "C" FOR UPDATE'
         )
     ),
 }

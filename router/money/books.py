@@ -155,13 +155,22 @@ _ADDITIVE = (
 
 
 def difference(connection: Connection, booking: Booking, row: dict[str, object]) -> dict[str, object] | None:
-    """The correction that makes an attempt's rows add up to `row`; None where it was settled before: settling is idempotent."""
+    """The correction that makes an attempt's rows add up to `row`, in the sums where they are; None where it was settled before: settling is idempotent.
+
+    An attempt of which nothing is booked is not corrected: a settlement is booked as it is, and of one that was never called there is nothing to book.
+    """
     same = (ledger.c.request_id == booking.request_id, ledger.c.attempt == booking.attempt, ledger.c.purpose == booking.plan.purpose)
     booked = connection.execute(select(ledger).where(*same)).mappings().all()
     if any(entry["entry"] in ("settlement", "correction") for entry in booked):
         return None
+    if not booked:
+        return None if row["entry"] == "correction" else row
     apart = {column: _whole(row[column]) - sum(_whole(entry[column]) for entry in booked) for column in _ADDITIVE}
-    return {**row, **apart, "entry": "correction", "reserved": 0}
+    return {**row, **apart, **{column: booked[0][column] for column in _PLACE}, "entry": "correction", "reserved": 0}
+
+
+_PLACE = ("started_at", "ended_at", "backend", "provider", "model", "rule")
+"""A correction has those of the row that it corrects, so both count in the same sums."""
 
 
 def _whole(value: object) -> int:

@@ -75,6 +75,10 @@ class Export(Struct, frozen=True):
     until: str | None
     """The first and the last day, YYYY-MM-DD; None where the file tells no times."""
 
+    @property
+    def dated(self) -> bool:
+        return self.since is not None and self.until is not None
+
 
 def undated(model: str) -> str:
     """A model's name without the date of its release: exports and answers do not agree whether to write it."""

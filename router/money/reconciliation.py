@@ -29,6 +29,7 @@ from router.money.periods import DAY_S, parse_moment
 from router.money.rollup import SUMMED, usage_days
 from router.money.sealing import LedgerChain, SealKey
 from router.money.settlement import LARGEST_AMOUNT, Counter
+from router.storage.tables import OPENING
 from router.tables import ledger
 
 RECONCILE_LOCK = STATE_LOCK + 20
@@ -105,9 +106,11 @@ def reconcile(
     *,
     apply: bool = False,
     reported: bool = False,
+    unbilled: bool = False,
     booked: Booked | None = None,
 ) -> Reconciliation:
-    """Compare, and with `apply` book what corrects the estimates; with `reported` also what the provider itself had reported otherwise.
+    """Compare, and with `apply` book what corrects the estimates; with `reported` also what the provider itself had reported otherwise; with `unbilled`
+    to nothing, what the export does not have of its own days: no call was made, or it was not billed.
 
     `booked` is told in the transaction that books. Blocking. Raises `NotByRequest` where there is nothing that `apply` could book by, and `NoSuchProvider`.
     """
@@ -123,7 +126,13 @@ def reconcile(
             )
         database.read_blocking(lambda connection: _compare_days(connection, export, provider, result))
         return result
-    pairs, rest = database.read_blocking(lambda connection: _paired(connection, export, provider))
+    if unbilled and not export.dated:
+        raise NotByRequest("without a column timestamp nobody knows which days the export covers, and so not what it would have to hold")
+    pairs, rest, absent = database.read_blocking(lambda connection: _paired(connection, export, provider))
+    if unbilled:
+        pairs += [(Reported(request_id=key[0], cost=0, cache_read_input_tokens=0, cache_creation_input_tokens=0), key) for key, _ in absent]
+    else:
+        rest += [difference for _, difference in absent]
     for start in range(0, len(pairs), _AT_ONCE):
         some = pairs[start : start + _AT_ONCE]
         if apply:
@@ -158,8 +167,10 @@ class _Ours(Struct):
     in_period: bool
 
 
-def _paired(connection: Connection, export: Export, provider: str) -> tuple[list[tuple[Reported, AttemptKey]], list[Difference]]:
-    """Each row of the export with its attempt, and what is on one side only."""
+def _paired(
+    connection: Connection, export: Export, provider: str
+) -> tuple[list[tuple[Reported, AttemptKey]], list[Difference], list[tuple[AttemptKey, Difference]]]:
+    """Each row of the export with its attempt; what the ledger has not or nobody can tell; and the estimates that the export would have to hold."""
     by_theirs = {row.provider_request_id: row for row in export.rows if row.provider_request_id}
     by_ours: dict[str, list[Reported]] = {}
     for row in export.rows:
@@ -170,6 +181,8 @@ def _paired(connection: Connection, export: Export, provider: str) -> tuple[list
     weak: dict[str, set[AttemptKey]] = {}
     for key, booked in _attempt_rows(connection, export, provider):
         theirs = booked["provider_request_id"]
+        if not export.dated and theirs not in by_theirs and booked["request_id"] not in by_ours and key not in attempts:
+            continue  # of all times: only what the export names is kept
         if theirs in by_theirs:
             strong.setdefault(theirs, set()).add(key)
         if booked["request_id"] in by_ours:
@@ -213,20 +226,23 @@ def _paired(connection: Connection, export: Export, provider: str) -> tuple[list
             (key,) = found
             taken.add(key)
             pairs.append((row, key))
+    absent: list[tuple[AttemptKey, Difference]] = []
     for key, ours in attempts.items():
-        if key not in taken and ours.in_period and (ours.tokens or ours.cost):
-            rest.append(
-                Difference(
-                    kind="not_in_export",
-                    name=ours.provider_request_id or key[0],
-                    request_id=key[0],
-                    attempt=key[1],
-                    model=ours.model,
-                    estimated=ours.estimated,
-                    fields={"cost_usd": (usd_float(ours.cost), 0.0)},
-                )
+        if key not in taken and export.dated and ours.in_period and (ours.tokens or ours.cost):
+            difference = Difference(
+                kind="not_in_export",
+                name=ours.provider_request_id or key[0],
+                request_id=key[0],
+                attempt=key[1],
+                model=ours.model,
+                estimated=ours.estimated,
+                fields={"cost_usd": (usd_float(ours.cost), 0.0)},
             )
-    return pairs, rest
+            if ours.estimated:
+                absent.append((key, difference))
+            else:
+                rest.append(difference)
+    return pairs, rest, absent
 
 
 def _attempt_rows(connection: Connection, export: Export, provider: str) -> Iterator[tuple[AttemptKey, Mapping[Any, Any]]]:
@@ -242,7 +258,7 @@ def _attempt_rows(connection: Connection, export: Export, provider: str) -> Iter
         columns.output_tokens,
         columns.cost,
         columns.ended_at,
-    ).where(columns.provider == provider)
+    ).where(columns.provider == provider, columns.entry != OPENING)
     if export.since is not None and export.until is not None:  # a day more on both sides: a request may end in another day than the provider's clock has it
         since, until = parse_moment(export.since) - DAY_S, parse_moment(export.until) + 2 * DAY_S
         query = query.where(columns.ended_at >= since, columns.ended_at < until)
@@ -315,14 +331,15 @@ def _compare(
     spent: dict[Counter, int] = defaultdict(int)
     for theirs, key in pairs:
         correction, fields, estimated = _difference(rows[key], theirs)
-        may = apply and (estimated or reported)
+        told = theirs.line > 0
+        may = apply and (estimated or (reported and told))
         if may and (fields or estimated):
             corrections.append(correction)
             for counter in _counters(correction, began[key[0]]):
                 spent[counter] += correction["cost"]
         if fields:
             difference = Difference(
-                kind="differs",
+                kind="differs" if told else "not_in_export",
                 name=theirs.name,
                 request_id=key[0],
                 attempt=key[1],
@@ -332,7 +349,7 @@ def _compare(
                 fields=fields,
             )
             done.differences.append(difference)
-        else:
+        elif told:
             done.equal += 1
     move_counters(connection, {counter: (amount, 0) for counter, amount in spent.items()}, {})
     write_rows(connection, LedgerChain(seals), corrections)

@@ -24,7 +24,9 @@ def recover(connection: Connection, worker: str, now: float, seals: SealKey) -> 
 
     One that cannot be settled stays open, is logged, and keeps no other open.
     """
-    held = select(reservations).where(reservations.c.worker == worker).order_by(reservations.c.request_id, reservations.c.purpose).with_for_update()
+    mine = select(reservations).where(reservations.c.worker == worker)
+    by = [column.collate("C") if connection.dialect.name == "postgresql" else column for column in (reservations.c.request_id, reservations.c.purpose)]
+    held = mine.order_by(*by).with_for_update()  # in the order in which all others lock them
     entries = [entry for row in connection.execute(held).mappings().all() if (entry := _entry(row, now)) is not None]
     if not entries:
         return 0

@@ -258,6 +258,20 @@ def unmeasured(booking: Booking, settlement: Settlement) -> Settlement:
     )
 
 
+def uncalled(booking: Booking) -> Settlement:
+    """Of an attempt of which it is known that no call was made."""
+    return Settlement(
+        outcome="cancelled",
+        usage=Usage(source="counted"),
+        cost=0,
+        provider_request_id=None,
+        model=booking.plan.model,
+        delivered_characters=0,
+        error="not_called",
+        ended_at=time.time(),
+    )
+
+
 def _within_bounds(usage: Usage) -> Usage:
     """A provider's report with every count a number that the ledger holds."""
     if all(0 <= value <= LARGEST_COUNT for value in msgspec.structs.astuple(usage) if isinstance(value, int)):

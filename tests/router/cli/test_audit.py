@@ -81,7 +81,7 @@ def test_entries_are_pruned_under_a_checkpoint(headgate: Command) -> None:
 
 def test_whole_books_verify_and_a_changed_counter_is_named(headgate: Command, tmp_path: Path) -> None:
     headgate("tenants", "create", "acme")
-    assert headgate("ledger", "verify", "--json").json == {"ok": True, "problems": []}
+    assert headgate("ledger", "verify", "--json").json == {"ok": True, "problems": [], "sealing": None}
     assert headgate("ledger", "verify").out == "the books hold together\n"
     with closing(sqlite3.connect(tmp_path / "var" / "headgate.db")) as connection:
         for period in ("month:2026-11", "day:2026-11-21"):

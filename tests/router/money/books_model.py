@@ -15,7 +15,7 @@ import msgspec
 
 from adapters.cost import upper_bound
 from router.money.batch import Entry, Next, Open, Release, Settle
-from router.money.settlement import AttemptPlan, Booking, Counter, Settlement
+from router.money.settlement import AttemptPlan, Booking, Counter, Settlement, uncalled
 
 REFUSED = "refused"
 TAKEN = "taken"
@@ -99,7 +99,8 @@ class Model:
         held = self.held.get(booking.request_id)
         match entry:
             case Release():
-                self.held.pop(booking.request_id, None)
+                if self.held.pop(booking.request_id, None) is None:
+                    self.late.append((booking, uncalled(booking)))
                 return None
             case Open():
                 return self._open(worker, booking, booking.plan)
@@ -136,7 +137,8 @@ class Model:
             self._pay(booking, settlement, (kind,))
 
     def _correct(self, booking: Booking, settlement: Settlement) -> None:
-        if self.rows[booking.request_id, booking.attempt].entries == ("recovery",):
+        row = self.rows.get((booking.request_id, booking.attempt))
+        if row is not None and row.entries == ("recovery",):
             self._pay(booking, settlement, ("recovery", "correction"))
 
     def _pay(self, booking: Booking, settlement: Settlement, entries: tuple[str, ...]) -> None:

@@ -18,13 +18,15 @@ from adapters.errors import ProviderFault, StreamBroken
 from adapters.types import AttemptRecord, Usage
 from config.database import Database, open_database
 from config.prices import Price, PriceTier
+from router.audit.ledger_check import check_ledger
 from router.launch import migrate_state
 from router.money.accounting import Accounting
 from router.money.books import BudgetExceeded
 from router.money.recovery import recover
+from router.money.rollup import usage_days
 from router.money.settlement import LARGEST_AMOUNT, LARGEST_COUNT, AttemptPlan, Booking, Caps, Level, measured
 from router.tables import budgets, ledger, reservations
-from tests.seals import SEALS
+from tests.seals import SEALS, SECRET
 
 PRICE = Price(input=1.0, output=4.0)
 
@@ -137,6 +139,39 @@ async def test_a_settlement_after_a_recovery_is_booked_as_a_correction_to_the_tr
     total = await database.read(lambda connection: connection.execute(select(func.sum(ledger.c.cost), func.sum(ledger.c.output_tokens))).one())
     assert (int(total[0]), int(total[1])) == (30_000_000, 5)
     assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(30_000_000, 0)}
+
+
+async def test_a_correction_counts_where_the_row_that_it_corrects_does(database: Database) -> None:
+    books = Accounting(database, "w1", SEALS)
+    booking = await reserve(books, "r1", Caps())
+    died = time.time() - 40 * 86_400
+    await database.write(lambda connection: recover(connection, "w1", died, SEALS))
+    said = record(Usage(input_tokens=10, output_tokens=5))
+    said.model = "gpt-5-mini-2025-08-07"
+    await books.settle(booking, measured(said, booking.plan, None))
+    first, second = await rows(database, ledger)
+    assert {first["ended_at"], second["ended_at"]} == {died}
+    assert {first["model"], second["model"]} == {booking.plan.model}
+    ((spent, attempts, tokens),) = await database.read(
+        lambda connection: connection.execute(select(usage_days.c.cost, usage_days.c.attempts, usage_days.c.input_tokens)).all()
+    )
+    assert (spent, attempts, tokens) == (30_000_000, 1, 10)
+
+
+async def test_a_call_that_was_never_made_costs_nothing_also_when_its_reservation_was_recovered_meanwhile(database: Database) -> None:
+    books = Accounting(database, "w1", SEALS)
+    lost, unmade = await reserve(books, "r1", Caps()), books.booking("r2", "acme", "key_1", 1, Caps(), plan())
+    await database.write(lambda connection: recover(connection, "w1", time.time(), SEALS))
+    for _ in range(2):
+        await books.release(lost)
+        await books.release(unmade)
+    found = await rows(database, ledger)
+    assert sorted((row["request_id"], row["entry"], row["cost"]) for row in found) == [
+        ("r1", "correction", -lost.plan.amount),
+        ("r1", "recovery", lost.plan.amount),
+    ]
+    assert {(row["spent"], row["reserved"]) for row in await rows(database, budgets)} == {(0, 0)}
+    assert await database.read(lambda connection: check_ledger(connection, SECRET)) == []
 
 
 async def test_settling_twice_books_once(database: Database) -> None:

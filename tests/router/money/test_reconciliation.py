@@ -121,7 +121,7 @@ async def test_a_late_settlement_after_an_import_changes_nothing(database: Datab
 async def test_what_only_one_side_knows_is_listed_and_never_booked(database: Database) -> None:
     await book(database, "r1", Usage(input_tokens=10, output_tokens=5), "resp_1")
     await book(database, "r2", Usage(source="counted"), "resp_2")  # used nothing: nobody bills it
-    done = await run(database, export([theirs("resp_9", (1, 2)), theirs("", (3, 4), ours="r9")]), apply=True)
+    done = await run(database, export([theirs("resp_9", (1, 2), timestamp=START), theirs("", (3, 4), ours="r9", timestamp=START)]), apply=True)
     assert done.counts == {"not_in_ledger": 2, "not_in_export": 1}
     assert [(difference.kind, difference.name) for difference in done.differences] == [
         ("not_in_ledger", "resp_9"),
@@ -149,7 +149,7 @@ async def test_a_row_that_may_mean_two_attempts_is_left_to_a_person(database: Da
     told = AttemptRecord(backend="mini", usage=None, called=True, delivered_characters=4, ended_at=START + 60.0)
     await books.next_attempt(booking, measured(told, booking.plan, asyncio.CancelledError()), plan())
     await books.settle(booking, measured(told, booking.plan, asyncio.CancelledError()))
-    done = await run(database, export([theirs("resp_1", (7, 3), ours="r1")]), apply=True)
+    done = await run(database, export([theirs("resp_1", (7, 3), ours="r1", timestamp=START)]), apply=True)
     assert (done.counts, done.corrections) == ({"ambiguous": 1, "not_in_export": 2}, 0)
 
 
@@ -166,6 +166,28 @@ async def test_an_export_that_names_attempts_as_we_do_leaves_nothing_to_guess(da
     assert (done.counts, done.corrections) == ({"differs": 2, "not_in_ledger": 1}, 2)
     sums = {n: sum(row["input_tokens"] for row in await rows(database) if row["attempt"] == n) for n in (1, 2)}
     assert sums == {1: 7, 2: 9}
+
+
+async def test_an_estimate_that_the_provider_never_billed_is_booked_to_nothing_where_that_is_asked_for(database: Database) -> None:
+    books = Accounting(database, "w1", SEALS, clock=lambda: float(START))
+    await books.reserve("r1", "acme", "key_1", 1, Caps(month=CAP), plan())
+    await database.write(lambda connection: recover(connection, "w1", START + 60.0, SEALS))
+    await book(database, "r2", Usage(input_tokens=10, output_tokens=5), "resp_2")
+    await book(database, "r3", Usage(input_tokens=10, output_tokens=5), "resp_3")
+    undated = export([theirs("resp_2", (10, 5))])
+    assert (await run(database, undated, apply=True)).counts == {}, "of which days it is nobody knows"
+    with pytest.raises(NotByRequest, match="timestamp"):
+        await run(database, undated, apply=True, unbilled=True)
+    told = export([theirs("resp_2", (10, 5), timestamp=START + 60)])
+    listed = await run(database, told, apply=True)
+    assert (listed.counts, listed.corrections) == ({"not_in_export": 2}, 0)
+    done = await run(database, told, apply=True, unbilled=True)
+    assert (done.equal, done.counts, done.corrections, done.open) == (1, {"not_in_export": 2}, 1, 1), "what the provider reported stays"
+    sums = {name: sum(row["cost"] for row in await rows(database) if row["request_id"] == name) for name in ("r1", "r3")}
+    assert sums == {"r1": 0, "r3": 30_000_000}
+    again = await run(database, told, apply=True, unbilled=True)
+    assert (again.corrections, again.counts) == (0, {"not_in_export": 1})
+    await database.read(the_sums_hold)
 
 
 async def test_two_that_apply_the_same_file_at_the_same_time_book_it_once(database: Database) -> None:
