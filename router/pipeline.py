@@ -187,15 +187,19 @@ class Exchange:
             used = self._bookings.tokens
             self._admission.settle(used, {name: self.active.backends[name].model for name in used})
 
-    def decide(self, left: Left | None) -> Decision:
-        """Raises `ApiError` where nothing is permitted. Upper costs are counted only where something depends on them."""
+    def decide(self, left: Left | None, most: float | None = None) -> Decision:
+        """Raises `ApiError` where nothing is permitted. Upper costs are counted only where something depends on them.
+
+        `most` is what the attempts so far leave of the request's `max_cost_usd`.
+        """
+        features = self.features if most is None else msgspec.structs.replace(self.features, max_cost_usd=most)
         costs = least = None
         if left is not None or self.call.hints.max_cost_usd is not None:
             plans = {name: self._plan(name, backend)[1] for name, backend in self.active.backends.items()}
             costs = {name: plan.amount for name, plan in plans.items()}
             least = None if left is None else {name: left.needed(plan) for name, plan in plans.items()}
         self.decided_from = self.state(costs, least, None if left is None else left.at_most(LARGEST_AMOUNT).overall)
-        self.decision = decide(self.active.policy, self.features, self.decided_from)
+        self.decision = decide(self.active.policy, features, self.decided_from)
         if self.decision.outcome != "ok":
             wait = self.active.closes_in_s() if self.decision.outcome == "no_permitted_backend" else None
             headers = {} if wait is None else {"retry-after": f"{math.ceil(wait)}"}

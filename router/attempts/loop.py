@@ -21,7 +21,6 @@ from router.attempts.course import Course, Step
 from router.attempts.hedging import Runner, raced
 from router.http.errors import ApiError
 from router.money.books import BudgetExceeded
-from router.money.settlement import Left
 
 if TYPE_CHECKING:
     from router.pipeline import Exchange
@@ -86,7 +85,8 @@ class Attempts:
     async def _next(self, course: Course, last: BackendError | None) -> Attempt | None:
         """Wait for and reserve what the course says comes next; None where nothing is left. Raises `ApiError` 402 where nothing could be tried.
 
-        A budget that refuses changes the decision: what it still affords is decided anew, with the policy's `on_budget_end`.
+        A budget that refuses changes the decision: what it still affords is decided anew, with the policy's `on_budget_end`. So does the request's own
+        `max_cost_usd`, of which what was spent leaves less: a candidate that may cost more makes way for the next.
         """
         exchange, rounds, wait = self._exchange, 0, FIRST_BUDGET_WAIT_S
         until = time.monotonic() + exchange.tenant.budget_wait_s
@@ -102,22 +102,23 @@ class Attempts:
             await exchange.summarise(step.backend, step.added)
             attempt = exchange.make_attempt(step, f"{course.bodies + (step.kind != 'retry')}")
             await self.stopped()
+            most = self._most_left()
             try:
-                if self._too_much(self._bookings.spent() + attempt.plan.amount):
+                if most is not None and usd_float(attempt.plan.amount) > most:
                     raise BudgetExceeded(exchange.principal.tenant, attempt.plan.amount)
                 await self._bookings.begin(attempt)
             except BudgetExceeded as error:
                 self._gateway.alerts.refused(error.short)
                 course.cannot_afford(step)
-                left, at_best = await self._left()
+                left, at_best = await self._bookings.remaining()
                 try:
-                    exchange.decide(left)
+                    exchange.decide(left, most)
                 except ApiError:
                     if last is not None:
                         return None
                     if time.monotonic() + wait > until:
                         raise
-                    exchange.decide(at_best)  # what is spent does not come back: then there is nothing to wait for
+                    exchange.decide(at_best, most)  # what is spent does not come back: then there is nothing to wait for
                     await asyncio.sleep(wait)
                     rounds, wait = 0, min(2 * wait, LONGEST_BUDGET_WAIT_S)
                 continue
@@ -131,13 +132,10 @@ class Attempts:
             return None
         raise ApiError(402, "budget_exceeded", "The budget is being used up by other requests; try again, or ask your administrator for a larger one.")
 
-    async def _left(self) -> tuple[Left, Left]:
-        """What the next attempt may cost at most, now and at best: what the budgets leave to it, and the request's own `max_cost_usd`."""
-        (now, at_best), most = await self._bookings.remaining(), self._exchange.features.max_cost_usd
-        if most is None:
-            return now, at_best
-        own = max(0, picodollars(most) - self._bookings.spent())
-        return now.at_most(own), at_best.at_most(own)
+    def _most_left(self) -> float | None:
+        """What the next attempt may cost at most, in USD, of the request's `max_cost_usd`; None without one."""
+        most, spent = self._exchange.features.max_cost_usd, self._bookings.spent()
+        return most if most is None or not spent else usd_float(max(0, picodollars(most) - spent))
 
     # --- a second attempt beside a slow first one --------------------------------------------------------------------------------------
 
@@ -158,7 +156,8 @@ class Attempts:
         try:
             await exchange.summarise(name, self._step.added)
             attempt = exchange.make_attempt(Step(name, added=self._step.added), "hedge", "hedge")
-            if self._too_much(self._bookings.cost + primary.plan.amount + attempt.plan.amount):
+            most = exchange.features.max_cost_usd
+            if most is not None and usd_float(self._bookings.cost + primary.plan.amount + attempt.plan.amount) > most:
                 return None
             self._hedge = attempt
             await self._bookings.begin(attempt)
@@ -171,11 +170,6 @@ class Attempts:
                 self._losing.append(self._gateway.background(self._bookings.give_back(self._hedge)))
             raise
         return attempt
-
-    def _too_much(self, amount: int) -> bool:
-        """Whether a request that costs so much costs more than its `max_cost_usd`."""
-        most = self._exchange.features.max_cost_usd
-        return most is not None and usd_float(amount) > most
 
     def _may_hedge(self, name: str) -> bool:
         """A named backend must be one that the constraints permit to this request, and a pin stays with what it pins."""

@@ -45,7 +45,7 @@ def usage(tenant: str | None, since: str | None, until: str | None, by: str | No
             lines = database.read_blocking(lambda connection: reports.usage(connection, tenant=tenant, since=start, until=end, by=groups))
         except Archived as error:
             raise fail(f"{error}; ask for whole days, or read the archive") from error
-        counters = database.read_blocking(lambda connection: reports.budget_lines(connection, tenant))
+        counters = database.read_blocking(lambda connection: reports.budget_lines(connection, tenant, since=start, until=end))
     if as_json or form == "json":
         print_json({"data": [line.shown() for line in lines], "budgets": counters})
         return

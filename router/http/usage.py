@@ -43,7 +43,8 @@ async def get_usage(
     format: FromQuery[str] = "json",
 ) -> Response[Any]:
     """Totals of the ledger over `[since, until)` (dates, times, or seconds since the epoch). `group_by` names any of tenant, team, user, key, provider,
-    backend, model, rule, purpose, day and month, separated by commas. `format` is json or csv. A tenant sees its own.
+    backend, model, rule, purpose, day and month, separated by commas. `format` is json or csv. `budgets` are the counters of the days
+    and months that the period touches; without a period, of the current ones. A tenant sees its own.
     """
     gateway, principal = gateway_of(request), principal_of(request)
     scope = own_tenant(principal, tenant)
@@ -59,7 +60,7 @@ async def get_usage(
         raise _archived(error) from error
     if format == "csv":
         return Response(reports.usage_csv(by, lines), media_type=CSV, headers={"content-disposition": 'attachment; filename="usage.csv"'})
-    counters = await gateway.database.read(lambda connection: reports.budget_lines(connection, scope))
+    counters = await gateway.database.read(lambda connection: reports.budget_lines(connection, scope, since=start, until=end))
     return Response({"data": [line.shown() for line in lines], "budgets": counters})
 
 

@@ -16,7 +16,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -76,11 +76,14 @@ class SharedMemory:
         self._lock()
         try:
             now = self._clock()
-            places, levels = [], []
+            places: list[int] = []
+            slots: list[int] = []
+            levels = []
             for charge in take.charges:
-                places.append(place := self._bucket(charge.scope, now))
+                places.append(place := self._bucket(charge.scope, now, places))
                 levels.append(self._level(place, charge.scope, now))
-            slots = [self._slot(scope) for scope in take.slots]
+            for scope in take.slots:
+                slots.append(self._slot(scope, slots))
             running = [self._running(place) for place in slots]
             if slots and any(count >= scope.limit for scope, count in zip(take.slots, running, strict=True)) and self._bury():
                 running = [self._running(place) for place in slots]
@@ -109,9 +112,11 @@ class SharedMemory:
             return
         try:
             now = self._clock()
+            places: list[int] = []
             for charge in give.charges:
-                place = self._bucket(charge.scope, now)
-                self._charge(place, charge, self._level(place, charge.scope, now), now)
+                with contextlib.suppress(StoreAway):  # its place went to others, so it is full by now
+                    places.append(place := self._bucket(charge.scope, now, places))
+                    self._charge(place, charge, self._level(place, charge.scope, now), now)
             for scope in give.slots:
                 with contextlib.suppress(StoreAway):  # its place went to others, so it holds nothing
                     mine = self._mine(self._slot(scope))
@@ -178,8 +183,11 @@ class SharedMemory:
 
     # --- buckets -----------------------------------------------------------------------------------------------------------------------
 
-    def _bucket(self, scope: Scope, now: float) -> int:
-        """Where a bucket stands; one that stood nowhere gets a place, full."""
+    def _bucket(self, scope: Scope, now: float, taken: Collection[int]) -> int:
+        """Where a bucket stands; one that stood nowhere gets a place, full, which is none of those `taken` by the same operation.
+
+        Raises `StoreAway` where these are all of its set.
+        """
         digest, memory = scope.digest, self._memory
         known = self._places.get(digest)
         if known is not None and memory[known : known + 16] == digest:
@@ -190,7 +198,10 @@ class SharedMemory:
         if place is None:
             bucket = scope.bucket
             assert bucket is not None
-            place = min(ways, key=lambda way: -1.0 if memory[way : way + 16] == _NOBODY else _FULL.unpack_from(memory, way + 32)[0])
+            others = (way for way in ways if way not in taken)
+            place = min(others, key=lambda way: -1.0 if memory[way : way + 16] == _NOBODY else _FULL.unpack_from(memory, way + 32)[0], default=None)
+            if place is None:
+                raise StoreAway("no place is left for another limit of this request")
             _BUCKET.pack_into(memory, place, digest, bucket.capacity, now, now)
         self._remember(digest, place)
         return place
@@ -209,8 +220,11 @@ class SharedMemory:
 
     # --- slots -------------------------------------------------------------------------------------------------------------------------
 
-    def _slot(self, scope: Scope) -> int:
-        """Where a concurrency's counts stand. Raises `StoreAway` where every place of its set has requests that run."""
+    def _slot(self, scope: Scope, taken: Collection[int] = ()) -> int:
+        """Where a concurrency's counts stand; one that stood nowhere gets a place, which is none of those `taken` by the same operation.
+
+        These look idle, for nothing is counted before all places are known. Raises `StoreAway` where every other place of its set has requests that run.
+        """
         digest, memory = scope.digest, self._memory
         known = self._places.get(digest)
         if known is not None and memory[known : known + 16] == digest:
@@ -219,7 +233,9 @@ class SharedMemory:
         ways = range(first, first + WAYS * _SLOT_SIZE, _SLOT_SIZE)
         place = next((way for way in ways if memory[way : way + 16] == digest), None)
         if place is None:
-            place = next((way for way in ways if memory[way : way + 16] == _NOBODY or not self._running(way)), None)
+            place = next((way for way in ways if memory[way : way + 16] == _NOBODY), None)
+            if place is None:
+                place = next((way for way in ways if way not in taken and not self._running(way)), None)
             if place is None:
                 raise StoreAway("no place is left for another limit of concurrency")
             memory[place : place + _SLOT_SIZE] = digest + bytes(2 * WORKERS)

@@ -29,11 +29,12 @@ SUMMED = (
 )
 CORRECTS = "entry = 'correction'"
 ESTIMATED = f"NOT {CORRECTS} AND usage_source = 'estimated'"
+ROWS, REQUESTS = "COALESCE(ledger_openings.rows, 1)", "COALESCE(ledger_openings.requests, 1)"  # an opening row stands for many
 COUNTED = {
-    "requests": (f"NOT {CORRECTS} AND attempt = 1 AND purpose IN ('answer', 'embedding')", "1"),
-    "attempts": (f"NOT {CORRECTS}", "1"),
+    "requests": (f"entry = 'opening' OR NOT {CORRECTS} AND attempt = 1 AND purpose IN ('answer', 'embedding')", REQUESTS),
+    "attempts": (f"NOT {CORRECTS}", ROWS),
     "errors": (f"NOT {CORRECTS} AND outcome IN ('error', 'timeout', 'crashed')", "1"),
-    "estimated": (ESTIMATED, "1"),
+    "estimated": (ESTIMATED, ROWS),
     "estimated_cost": (ESTIMATED, "cost"),
     "corrections": (CORRECTS, "1"),
     "correction_cost": (CORRECTS, "cost"),
@@ -76,11 +77,15 @@ def upgrade() -> None:
 
 
 def _fill(connection: sa.Connection) -> None:
-    """The sums of what is in the ledger. The database adds up; the ids of the lines are hashes, which SQLite cannot make."""
+    """The sums of what is in the ledger. The database adds up; the ids of the lines are hashes, which SQLite cannot make.
+
+    Of archived rows it is not known which failed or corrected others.
+    """
     seconds = "CAST(ended_at AS BIGINT)" if connection.dialect.name == "sqlite" else "CAST(floor(ended_at) AS BIGINT)"
     names = [f"{seconds} / 86400", *DIMENSIONS[1:]]
     sums = [*(f"SUM(CASE WHEN {condition} THEN {value} ELSE 0 END)" for condition, value in COUNTED.values()), *(f"SUM({name})" for name in SUMMED)]
-    query = f"SELECT {', '.join(names + sums)} FROM ledger GROUP BY {', '.join(names)}"  # noqa: S608 - names of our own
+    rows = "ledger LEFT JOIN ledger_openings ON ledger_openings.id = ledger.id"
+    query = f"SELECT {', '.join(names + sums)} FROM {rows} GROUP BY {', '.join(names)}"  # noqa: S608 - names of our own
     columns = ("id", *DIMENSIONS, *MEASURES)
     insert = sa.text(f"INSERT INTO usage_days ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})")  # noqa: S608
     lines = []

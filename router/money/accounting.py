@@ -72,7 +72,7 @@ class Accounting:
     async def remaining(self, tenant: str, caps: Caps, booking: Booking | None = None, spent: int = 0) -> tuple[Left, Left] | None:
         """What may still be reserved, and what might be if nothing that is set aside now were spent; None without any cap.
 
-        For the next attempt of a `booking` whose running one has failed and cost `spent`: what that one set aside is free again.
+        For the next attempt of a `booking` whose running one has failed and cost `spent`: what that one set aside is free again, where it did.
         """
         if not caps.capped:
             return None
@@ -85,10 +85,11 @@ class Accounting:
 
         def left(level: Level, held: bool) -> int | None:
             each = []
+            free = own if booking is not None and level.covers(booking.plan) else 0
             for period, cap in ((day, level.day), (month, level.month)):
                 if cap is not None:
                     used, reserved = found.get((level.scope, period), (0, 0))
-                    each.append(max(0, cap - used - (reserved - own if held else 0)))
+                    each.append(max(0, cap - used - (reserved - free if held else 0)))
             return min(each) if each else None
 
         def all_left(held: bool) -> Left:

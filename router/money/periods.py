@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 DAY_S = 86_400
+SETTLED_S = 86_400.0
+"""A month is closed this long after its end: until then a settlement may come that the database did not take at once."""
+
 _END_OF_TIME = 253_402_300_800.0
 """The year 10000, of which no calendar knows."""
 

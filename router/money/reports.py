@@ -6,12 +6,13 @@ Whole days are read from `usage_days`; what a period takes of its first and last
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, literal_column, select
+from sqlalchemy import Connection, literal_column, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from adapters.cost import PICODOLLARS, usd, usd_float
@@ -193,9 +194,19 @@ def _day(number: int) -> str:
     return datetime.fromtimestamp(number * DAY_S, UTC).strftime("%Y-%m-%d")
 
 
-def budget_lines(connection: Connection, tenant: str | None = None) -> list[BudgetLine]:
-    """The counters of every period, newest first."""
-    query = select(budgets).order_by(budgets.c.tenant, budgets.c.scope, budgets.c.period.desc())
+def budget_lines(
+    connection: Connection, tenant: str | None = None, *, since: float | None = None, until: float | None = None, now: float | None = None
+) -> list[BudgetLine]:
+    """The counters of the days and months that `[since, until)` touches, newest first; without either those of the current day and month."""
+    if since is None and until is None:
+        since = time.time() if now is None else now
+        until = math.nextafter(since, math.inf)
+    if since is not None and until is not None and since >= until:
+        return []
+    first = "0000-00-00" if since is None else _day(math.floor(since / DAY_S))
+    last = "9999-12-31" if until is None else _day(math.ceil(until / DAY_S) - 1)
+    touched = or_(budgets.c.period.between(f"day:{first}", f"day:{last}"), budgets.c.period.between(f"month:{first[:7]}", f"month:{last[:7]}"))
+    query = select(budgets).where(touched).order_by(budgets.c.tenant, budgets.c.scope, budgets.c.period.desc())
     if tenant is not None:
         query = query.where(budgets.c.tenant == tenant)
     return [

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 from adapters.cost import usd, usd_float
 from router.identity.tables import tenants
 from router.money import reports
-from router.money.periods import Month
+from router.money.periods import SETTLED_S, Month
 from router.money.rollup import counts, day_of
 from router.storage.tables import require_rows
 from router.tables import UNCAPPED, budgets
@@ -73,8 +73,8 @@ class Statement(Struct, frozen=True, kw_only=True):
     """The statement. Money in picodollars.
 
     `estimates` are rows that were booked at an estimate, `unconfirmed` those of them that no correction has replaced. `corrections` are entries that correct
-    others, `late` those of them that were booked after the month. `counted` and `reserved` are the budget's: a request belongs to the month in which it was
-    reserved, a row to that in which it ended.
+    others. `late` are all rows that were booked after the month: such corrections, and settlements that the database did not take at once. `counted` and
+    `reserved` are the budget's: a request belongs to the month in which it was reserved, a row to that in which it ended.
     """
 
     tenant: str
@@ -98,8 +98,8 @@ class Statement(Struct, frozen=True, kw_only=True):
 
     @property
     def provisional(self) -> bool:
-        """Whether the month was still running."""
-        return self.made_at < self.month.end
+        """Whether the month was not closed yet: it was still running, or its last settlements may have been on their way."""
+        return self.made_at < self.month.end + SETTLED_S
 
     def shown(self) -> dict[str, object]:
         """For JSON: money in USD."""
@@ -151,10 +151,11 @@ def make_statement(connection: Connection, tenant: str, month: Month, now: float
             groups.setdefault(name, Total(name=name)).add(row, counted)
         facts: Mapping[str, Any] = row
         days[day_of(facts["ended_at"]),].add(row, counted)
+        if facts["booked_at"] >= month.end:
+            late = late.plus(facts["cost"])
         attempt = (row["request_id"], row["attempt"], row["purpose"])
         if row["entry"] == "correction":
             corrections = corrections.plus(facts["cost"])
-            late = late.plus(facts["cost"]) if facts["booked_at"] >= month.end else late
             if row["usage_source"] != "estimated":
                 confirmed.add(attempt)
         elif row["usage_source"] == "estimated":

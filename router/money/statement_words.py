@@ -42,7 +42,11 @@ def month_name(statement: Statement) -> str:
 
 def made(statement: Statement) -> str:
     moment = datetime.fromtimestamp(statement.made_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"Made on {moment}; the month was still running, so the figures will change." if statement.provisional else f"Made on {moment}."
+    if statement.made_at < statement.month.end:
+        return f"Made on {moment}; the month was still running, so the figures will change."
+    if statement.provisional:
+        return f"Made on {moment}, within a day of the month's end: calls that ended in it may still be booked, so the figures may change."
+    return f"Made on {moment}."
 
 
 def exactly(statement: Statement) -> str:
@@ -93,7 +97,7 @@ def certainty(statement: Statement) -> TableOf:
             row("Booked at an estimate", statement.estimates),
             row("of these not confirmed by the provider", statement.unconfirmed),
             row("Corrections", statement.corrections),
-            row("of these booked after the month", statement.late),
+            row("Booked after the month, corrections included", statement.late),
         ],
     )
 

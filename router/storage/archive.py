@@ -30,6 +30,7 @@ from router.audit.log import Actor, AuditLog, Entry, Subject
 from router.audit.seal_check import UNSEALED, raw_rows
 from router.audit.tables import LEDGER_CHAIN, audit_checkpoints
 from router.ids import fresh_id
+from router.money.periods import SETTLED_S
 from router.money.sealing import SEAL_COLUMNS, LedgerChain, Positions, SealKey, sign_archived
 from router.storage.archive_files import SUFFIXES, Format, read_rows, write_rows
 from router.storage.backup import snapshot
@@ -40,9 +41,6 @@ from router.tables import ledger, reservations
 
 BY = ("tenant", "team", "user", "user_id", "key_id", "backend", "provider", "model", "purpose", "usage_source", "rule")
 """What opening rows keep apart, where the ledger has it."""
-
-SETTLED_S = 86_400.0
-"""A month is closed this long after its end: until then a settlement may come that the database did not take at once."""
 
 TRIES = 3
 _ROWS, _REQUESTS = "rows_", "requests_"

@@ -60,6 +60,47 @@ async def test_a_models_budget_sends_its_requests_to_the_next_candidate(tmp_path
         assert (status, body["error"]["code"]) == (402, "budget_exceeded")  # type: ignore[index]
 
 
+FAILING = """
+version: 1
+backends:
+  first: {kind: scripted, fault: {error: backend_overloaded, at: 3}, price: {input: 0.0, output: 1000.0}, max_output_tokens: 1000, text: one two three four}
+  second: {kind: scripted, text: "never", price: {input: 0.0, output: 1000.0}, max_output_tokens: 1000}
+  third: {kind: scripted, text: "the third", price: {input: 0.0, output: 100.0}, max_output_tokens: 1000}
+default: [first]
+fallback: [FALLBACK]
+tenants:
+  acme: {budget_usd: {month: 5.0, models: {second: {day: MODEL}}}}
+"""
+
+
+def failing(fallback: str, model: float) -> str:
+    return FAILING.replace("FALLBACK", fallback).replace("MODEL", f"{model}")
+
+
+async def test_a_fallback_whose_models_budget_is_used_up_makes_way_for_the_next(tmp_path: Path) -> None:
+    """Not even for as much as the attempt before it had set aside, which was of another model."""
+    async with serving(failing("second, third", 0.1), tmp_path) as service:
+        status, _, body = await ask(service)
+        assert (status, body["headgate"]["backend"]) == (200, "third")  # type: ignore[index]
+        check_sums(await settled_books(service.database), "acme", {"month": 5 * 10**12})
+
+
+async def test_a_fallback_that_max_cost_usd_does_not_hold_any_more_makes_way_for_the_next(tmp_path: Path) -> None:
+    """What the first attempt cost leaves the second one less than it may cost, though more than it needs."""
+    async with serving(failing("second, third", 5.0), tmp_path) as service:
+        status, _, body = await ask(service, headgate={"max_cost_usd": 1.0})
+        assert (status, body["headgate"]["backend"]) == (200, "third")  # type: ignore[index]
+        assert "excluded:second:max_cost" in body["headgate"]["reasons"]  # type: ignore[index]
+        assert (await ask(service))[2]["headgate"]["backend"] == "second"  # type: ignore[index]
+
+
+async def test_where_max_cost_usd_holds_no_fallback_the_client_gets_the_last_error(tmp_path: Path) -> None:
+    async with serving(failing("second", 5.0), tmp_path) as service:
+        status, _, body = await ask(service, headgate={"max_cost_usd": 1.0})
+        assert (status, body["error"]["code"]) == (503, "backend_overloaded")  # type: ignore[index]
+        assert 0 < body["headgate"]["cost_usd"] <= 1.0  # type: ignore[index]
+
+
 async def test_each_keys_budget_is_its_own(tmp_path: Path) -> None:
     async with serving(policy("{budget_usd: {per_key: {month: 0.3}}}"), tmp_path) as service:
         assert (await ask(service))[1]["x-headgate-clamped"] == "max_output_tokens=300"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from policies.rate_limits import Scope
+from policies.rate_limits import Measure, Scope
 from router.limits.shared_memory import BUCKETS, WAYS, SharedMemory
-from router.limits.values import Charge, Give, Store, Take
+from router.limits.values import Charge, Give, Store, StoreAway, Take
 from tests.router.limits.conftest import Clock, scope
 
 Stores = Callable[[int], Awaitable[list[Store]]]
@@ -149,4 +151,57 @@ def test_a_full_table_forgets_who_is_idle_and_keeps_who_is_not(tmp_path: Path) -
         assert store.take_now(take((other, 1))).passed
     assert not store.take_now(take((busy, 1))).passed
     assert BUCKETS % WAYS == 0
+    store.close()
+
+
+def of_one_set(measure: Measure, limit: int, name: str) -> Scope:
+    """A scope that shares its set of places with all others of this."""
+    return msgspec.structs.replace(scope(measure, limit, name), digest=bytes(4) + hashlib.sha256(name.encode()).digest()[:12])
+
+
+def test_two_concurrencies_of_one_request_in_one_set_have_a_place_each(tmp_path: Path) -> None:
+    store = SharedMemory(tmp_path / "limits", Clock())
+    tenant, key = of_one_set("concurrency", 2, "tenant"), of_one_set("concurrency", 2, "key")
+    both = take(slots=(tenant, key))
+    for _ in range(3):
+        assert store.take_now(both).passed
+        assert store.take_now(both).passed
+        assert not store.take_now(take(slots=(tenant,))).passed
+        assert not store.take_now(take(slots=(key,))).passed
+        store.give(Give(slots=both.slots))
+        store.give(Give(slots=both.slots))
+    store.close()
+
+
+def test_a_concurrency_that_is_idle_keeps_its_place_beside_one_that_is_new(tmp_path: Path) -> None:
+    """The first is known and nothing of it runs, and every other place of the set is in use."""
+    store = SharedMemory(tmp_path / "limits", Clock())
+    idle = of_one_set("concurrency", 1, "idle")
+    assert store.take_now(take(slots=(idle,))).passed
+    others = [of_one_set("concurrency", 1, f"{number}") for number in range(WAYS - 1)]
+    for other in others:
+        assert store.take_now(take(slots=(other,))).passed
+    store.give(Give(slots=(idle,)))
+    with pytest.raises(StoreAway):
+        store.take_now(take(slots=(idle, of_one_set("concurrency", 1, "new"))))
+    store.give(Give(slots=(others[0],)))
+    both = take(slots=(idle, of_one_set("concurrency", 1, "new")))
+    assert store.take_now(both).passed
+    assert [store.take_now(take(slots=(each,))).passed for each in both.slots] == [False, False]
+    store.close()
+
+
+def test_two_buckets_of_one_request_in_a_full_set_have_a_place_each(tmp_path: Path) -> None:
+    clock = Clock()
+    store = SharedMemory(tmp_path / "limits", clock)
+    for number in range(WAYS):
+        assert store.take_now(take((of_one_set("requests", 6_000, f"{number}"), 1 + number))).passed
+    clock.now += 0.001
+    tenant, key = of_one_set("requests", 60, "tenant"), of_one_set("requests", 60, "key")
+    assert store.take_now(take((tenant, 40), (key, 40))).passed
+    assert [store.take_now(take((each, 40))).passed for each in (tenant, key)] == [False, False]
+    many = tuple((of_one_set("requests", 60, f"{number} of many"), 1.0) for number in range(WAYS + 1))
+    with pytest.raises(StoreAway):
+        store.take_now(take(*many))
+    store.give(Give(take(*many).charges))
     store.close()

@@ -318,6 +318,20 @@ async def test_what_a_failed_attempt_set_aside_is_free_for_the_next_one(database
     assert await left(books, Caps(month=cap), booking, 7) == (cap - others - 7, cap)
 
 
+async def test_what_a_failed_attempt_set_aside_is_not_free_in_the_budgets_of_other_models(database: Database) -> None:
+    """It moved its own model's and the key's; of another model's budget the next attempt gets what is there, and no more."""
+    books = Accounting(database, "w1", SEALS)
+    amount, cap = plan().amount, plan().amount * 2
+    levels = (Level("key:key", day=cap), Level("model:gpt", day=cap), Level("model:other", day=cap))
+    caps = Caps(levels=levels)
+    booking = await reserve(books, "r1", caps)
+    await reserve(books, "r2", caps, msgspec.structs.replace(plan(), backend="spare", model="other"))
+    found = await books.remaining("acme", caps, booking, 7)
+    assert found is not None
+    assert found[0].overall == amount - 7
+    assert found[0].models == ((levels[1], cap - 7), (levels[2], cap - amount))
+
+
 async def left(books: Accounting, caps: Caps, booking: Booking | None = None, spent: int = 0) -> tuple[int | None, int | None]:
     found = await books.remaining("acme", caps, booking, spent)
     assert found is not None

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, delete, func, inspect, select
+from sqlalchemy import Connection, delete, func, insert, inspect, select
 
 from adapters.cost import upper_bound
 from adapters.errors import StreamBroken
@@ -23,11 +23,12 @@ from router.launch import migrate_state
 from router.money import reports
 from router.money.accounting import Accounting
 from router.money.books import write_rows
+from router.money.periods import parse_moment
 from router.money.recovery import recover
 from router.money.rollup import COUNTED, COUNTED_AS, DIMENSIONS, MEASURES, SUMMED, counts, day_of, usage_days
 from router.money.sealing import INSERT_LEDGER, LedgerChain
 from router.money.settlement import AttemptPlan, Booking, Caps, dearest, list_cost, measured
-from router.tables import ledger
+from router.tables import budgets, ledger
 from tests.seals import SEALS
 
 PRICE = Price(input=1.0, output=4.0)
@@ -276,3 +277,26 @@ def test_an_answer_never_avoids_less_than_nothing_and_what_failed_avoids_nothing
         assert listed == settlement.cost
     elif own.list_price is not None:
         assert listed == max(settlement.cost, 3_000_000 * n + 2_000_000 * (m // 2))
+
+
+async def test_budgets_are_those_of_the_days_and_months_that_the_period_touches(database: Database) -> None:
+    days, months = ("2026-10-31", "2026-11-01", "2026-11-02", "2026-12-01"), ("2026-09", "2026-10", "2026-11", "2026-12")
+    every = [f"day:{day}" for day in days] + [f"month:{month}" for month in months]
+    lines = [{"tenant": "acme", "scope": scope, "period": each, "cap": 1, "spent": 0, "reserved": 0} for each in every for scope in ("", "team:a")]
+    await database.write(lambda connection: connection.execute(insert(budgets), lines) and None)
+
+    async def found(since: str | None = None, until: str | None = None) -> list[str]:
+        start, end = None if since is None else parse_moment(since), None if until is None else parse_moment(until)
+        now = parse_moment("2026-11-02T08:00:00")
+        lines = await database.read(lambda connection: reports.budget_lines(connection, "acme", since=start, until=end, now=now))
+        own = [line.period for line in lines if not line.scope]
+        assert own == [line.period for line in lines if line.scope]
+        return sorted(own)
+
+    assert await found() == ["day:2026-11-02", "month:2026-11"]
+    assert await found("2026-11-01", "2026-11-02") == ["day:2026-11-01", "month:2026-11"]
+    assert await found("2026-10-31T23:59:59", "2026-11-01T00:00:01") == ["day:2026-10-31", "day:2026-11-01", "month:2026-10", "month:2026-11"]
+    assert await found(since="2026-11-02") == ["day:2026-11-02", "day:2026-12-01", "month:2026-11", "month:2026-12"]
+    assert await found(until="2026-11-01") == ["day:2026-10-31", "month:2026-09", "month:2026-10"]
+    assert await found("2026-11-02", "2026-11-02") == await found("2026-11-02", "2026-11-01") == []
+    assert await database.read(lambda connection: reports.budget_lines(connection, "globex", until=parse_moment("2027-01-01"))) == []

@@ -67,7 +67,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.aclose()
 
 
-async def made(database: Database, tenant: str = "acme", now: float = MONTH.end + 1.0) -> Statement:
+async def made(database: Database, tenant: str = "acme", now: float = MONTH.end + 86_400.0) -> Statement:
     return await database.read(lambda connection: make_statement(connection, tenant, MONTH, now))
 
 
@@ -87,6 +87,7 @@ async def test_a_statement_adds_up_the_months_rows_of_its_tenant_only(database: 
     assert (statement.cap, statement.counted, statement.reserved, statement.provisional) == (8 * 10**12, 4 * 10**12, 7, False)
     assert (statement.estimates, statement.unconfirmed) == (Part(2, 500_001_000_000), Part(1, 10**6))
     assert (statement.corrections, statement.late) == (Part(1, -(10**11)), Part(1, -(10**11)))
+    assert "Made on 2026-12-02 00:00 UTC." in markdown(statement, None)
     (line,) = await database.read(lambda c: reports.usage(c, tenant="acme", since=MONTH.start, until=MONTH.end, by=("month",)))
     assert (line.sums["cost"], line.avoided) == (statement.total.cost, statement.total.avoided)
 
@@ -100,6 +101,17 @@ async def test_its_hash_is_that_of_the_rows_export_and_any_other_row_changes_it(
     assert (statement.first_id, statement.last_id) == (rows[0]["id"], rows[-1]["id"])
     await database.write(lambda connection: write_rows(connection, LedgerChain(SEALS), [row(8, 7, 1)]))
     assert (await made(database)).sha256 != statement.sha256
+
+
+async def test_a_settlement_that_is_booked_after_the_month_is_late_and_told_and_until_then_the_statement_is_provisional(database: Database) -> None:
+    """A database that was away took it after the month's end, and it is no correction."""
+    early = await made(database, now=MONTH.end + 5.0)
+    assert early.provisional
+    assert "calls that ended in it may still be booked" in markdown(early, None)
+    await database.write(lambda connection: write_rows(connection, LedgerChain(SEALS), [row(8, 29, 7, booked_at=MONTH.end + 10.0)]))
+    statement = await made(database)
+    assert (statement.late, statement.corrections) == (Part(2, 7 - 10**11), Part(1, -(10**11)))
+    assert [(await made(database, now=MONTH.end + 86_400.0 + apart)).provisional for apart in (-0.5, 0.0)] == [True, False]
 
 
 async def test_a_tenant_that_is_not_there_has_none_and_one_that_used_nothing_an_empty_one(database: Database) -> None:
@@ -118,7 +130,7 @@ async def test_the_markdown_says_it_in_tables_whatever_models_are_called(databas
     assert r"| large | big\|&lt;b&gt;\*1\* |" in text
     assert "The cap for the month is $8.00. Used: $4.000000 of requests that began in this month (50.0 %)" in text
     assert "3.400001 USD" in text
-    assert "| of these booked after the month | 1 | -$0.100000 |" in text
+    assert "| Booked after the month, corrections included | 1 | -$0.100000 |" in text
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 

@@ -29,7 +29,7 @@ from router.launch import migrate_state
 from router.money import reports
 from router.money.books import write_rows
 from router.money.periods import parse_month
-from router.money.rollup import day_of
+from router.money.rollup import day_of, usage_days
 from router.money.sealing import INSERT_LEDGER, LedgerChain, ledger_archived
 from router.money.statement import make_statement
 from router.storage import archive as archiving
@@ -315,6 +315,30 @@ def test_rows_that_left_with_an_archive_are_not_missed_and_no_others_can_leave(d
     assert seals(database) == []
     assert [each.rows for each in archive(database, tmp_path, before="2026-01", now=NOW)] == [1]
     assert seals(database) == []
+
+
+def test_sums_that_are_made_anew_count_what_opening_rows_stand_for(database: Database, tmp_path: Path) -> None:
+    """As the migration does that adds them, when a database goes below it and back."""
+    from tests.router.money import migrating
+
+    chance = random.Random(11)
+    changes = {"attempt": 1, "purpose": "answer"}
+    rows = [{**row(number, month, chance), **changes, "request_id": f"r{number}-{month}"} for month in MONTHS for number in range(40)]
+    database.write_blocking(lambda connection: write_rows(connection, LedgerChain(SEALS), rows))
+
+    def totals(connection: Connection) -> list[reports.UsageLine]:
+        return reports.usage(connection, by=("month", "tenant", "backend"))
+
+    before = database.read_blocking(totals)
+    assert sum(line.sums["requests"] for line in before) == sum(line.sums["attempts"] for line in before) == len(rows)
+    assert len(list(archive(database, tmp_path, before="2026-01", now=NOW))) == 2
+
+    def anew(connection: Connection) -> None:
+        connection.execute(delete(usage_days))
+        migrating.revision("0010_reports")._fill(connection)
+
+    database.write_blocking(anew)
+    assert database.read_blocking(totals) == before
 
 
 def test_a_row_that_is_not_as_it_was_sealed_is_not_signed_with_an_archive(database: Database, tmp_path: Path) -> None:
