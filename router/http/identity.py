@@ -24,7 +24,7 @@ from router.identity.errors import Exists, InvalidName, Unknown
 from router.identity.keys import KeyInfo, NewKey
 from router.identity.teams import Team
 from router.identity.tenants import PLATFORM
-from router.identity.users import User
+from router.identity.users import User, is_recorded
 
 T = TypeVar("T")
 Names = Annotated[tuple[str, ...], Meta(min_length=1, max_length=keys.MOST)]
@@ -74,13 +74,13 @@ class Erasure(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewKeyBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """An absent `tenant` makes a platform key."""
+    """An absent `tenant` makes a platform key. Without `user` the key is of the user who makes it, where they are on record; null is nobody's."""
 
     role: str
     tenant: str = PLATFORM
     name: Annotated[str, Meta(max_length=keys.LONGEST_NAME)] = ""
     team: str | None = None
-    user: str | None = None
+    user: str | UnsetType | None = UNSET
     expires_at: float | None = None
     models: Annotated[tuple[str, ...], Meta(max_length=keys.MOST)] | None = None
     routes: Annotated[tuple[RouteGroup, ...], Meta(min_length=1)] | None = None
@@ -274,7 +274,10 @@ async def get_key(request: HttpRequest, key_id: FromPath[str]) -> KeyInfo:
 
 @post("/admin/keys", status_code=200, tags=["tenants"], summary="Make a key; it is shown this once")
 async def post_key(request: HttpRequest) -> NewKey:
-    """A tenant's own administrators make keys of their tenant; only an operator makes another tenant's, or the platform's."""
+    """A tenant's own administrators make keys of their tenant; only an operator makes another tenant's, or the platform's.
+
+    Who is a user on record makes keys of that user, which are dead once they are disabled, unless the body names another `user`, or none by null.
+    """
     gateway, principal, actor = gateway_of(request), principal_of(request), actor_of(request)
     body = decode_body(await request.body(), NewKeyBody)
     if not principal.platform and body.tenant != principal.tenant:
@@ -283,8 +286,10 @@ async def post_key(request: HttpRequest) -> NewKey:
     if body.expires_at is not None and body.expires_at <= time.time():
         raise ApiError(400, "invalid_request", "expires_at: is in the past; give seconds since the epoch.", param="expires_at")
 
+    user = (principal.user if is_recorded(principal.user) else None) if body.user is UNSET else body.user
+
     def work(connection: Connection) -> tuple[NewKey, list[Entry]]:
-        about = {"tenant": body.tenant, "role": body.role, "name": body.name, "team": body.team, "user": body.user}
+        about = {"tenant": body.tenant, "role": body.role, "name": body.name, "team": body.team, "user": user}
         made = keys.create_key(connection, gateway.secret, **about, scopes=body.scopes, expires_at=body.expires_at)  # type: ignore[arg-type]
         return made, [key_made(actor, keys.get_key(connection, made.id))]
 

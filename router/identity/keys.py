@@ -157,8 +157,10 @@ def _check_actors(connection: Connection, tenant: str, role: str, team: str | No
     if user is None:
         return None
     owner = live_user(connection, tenant, user)
+    if team is None and owner.team is not None:
+        live_team(connection, tenant, owner.team)
     if team is not None and owner.team is not None and owner.team != team:
-        raise InvalidName(f"user {owner.id} is in another team, {owner.team}; leave the team out to follow the user's", "team")
+        raise InvalidName(f"user {owner.id} is in another team, {owner.team}; leave the team out, or make the key without a user", "team")
     if not any(role == known and covers(owner.role, known) for known in TENANT_ROLES):
         raise InvalidName(f"role {role!r} may do more than the user's own, {owner.role!r}")
     return owner

@@ -120,6 +120,33 @@ async def test_an_admin_neither_makes_nor_changes_nor_unmakes_an_owner(service: 
     assert (await call(service, "PATCH", f"/admin/users/{clerk['id']}", owner, {"role": "owner"}))[0] == 200
 
 
+async def test_a_key_that_a_user_makes_is_theirs_unless_the_body_says_whose(service: Service) -> None:
+    team = (await made(service, "teams", {"name": "a"}))["id"]
+    ada, bob = [(await made(service, "users", {"role": "admin", "team": each}))["id"] for each in (team, None)]
+    adas = await new_key(service, role="admin", user=ada)
+    users = []
+    for body in ({}, {"user": None}, {"user": bob}):
+        key = await made(service, "keys", {"tenant": "acme", "role": "service", **body}, adas)
+        users.append((await call(service, "GET", f"/admin/keys/{key['id']}", service.key))[1]["user"])
+    assert users == [ada, None, bob]
+    other = (await made(service, "teams", {"name": "b"}))["id"]
+    assert await refusal(service, "POST", "/admin/keys", adas, {"tenant": "acme", "role": "service", "team": other}) == (400, "invalid_request", "team")
+    assert (await call(service, "POST", "/admin/keys", adas, {"tenant": "acme", "role": "service", "team": other, "user": None}))[0] == 200
+    assert await refusal(service, "POST", "/admin/keys", adas, {"tenant": "acme", "role": "owner", "user": None}) == (403, "not_permitted", "role")
+    own = await new_key(service, adas)
+    assert (await call(service, "GET", "/v1/models", own))[0] == 200
+    assert (await call(service, "PATCH", f"/admin/users/{ada}", service.key, {"disabled": True}))[0] == 200
+    await dies(service, own)
+
+
+async def test_no_key_is_made_that_an_archived_team_of_its_user_would_kill(service: Service) -> None:
+    team = (await made(service, "teams", {"name": "a"}))["id"]
+    user = (await made(service, "users", {"role": "member", "team": team}))["id"]
+    assert (await call(service, "PATCH", f"/admin/teams/{team}", service.key, {"archived": True}))[0] == 200
+    body = {"tenant": "acme", "role": "member", "user": user}
+    assert await refusal(service, "POST", "/admin/keys", service.key, body) == (400, "invalid_request", "team")
+
+
 async def test_only_an_owner_or_the_platform_gives_a_user_a_subject_or_takes_it_away(service: Service) -> None:
     admin, owner = await new_key(service, role="admin"), service.key
     refused = (403, "not_permitted", "subject")
