@@ -41,8 +41,21 @@ def federation_problems(identity: Identity, private_addresses: bool) -> Iterator
             other = seen.setdefault((issuer.issuer, audience), name)
             if other != name:
                 yield (*path, "audience"), f"issuer {other!r} takes tokens for {audience!r} already", False
+    yield from _shared_subjects(identity)
     if identity.certificates is not None:
         yield from _certificates(identity.certificates, ("identity", "certificates"))
+
+
+def _shared_subjects(identity: Identity) -> Iterator[tuple[Path, str, bool]]:
+    """Two issuers whose users are looked up among the same tenant's subjects: who has a name at the one would be the user of that name at the other."""
+    first: dict[str, tuple[str, Issuer]] = {}
+    for name, issuer in identity.issuers.items():
+        for tenant in sorted(issuer.tenants) if issuer.match_users else ():
+            other, its = first.setdefault(tenant, (name, issuer))
+            if (its.issuer, its.user) != (issuer.issuer, issuer.user):
+                message = f"issuer {other!r} names users of tenant {tenant!r} already, and the same name may be somebody else's; set match_users: false in one"
+                yield ("identity", "issuers", name), message, True
+                break
 
 
 def _issuer(issuer: Issuer, path: Path, private_addresses: bool) -> Iterator[tuple[Path, str, bool]]:

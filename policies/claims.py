@@ -42,7 +42,7 @@ def principal_of(name: str, issuer: Issuer, claims: Claims) -> Principal:
         role=role,
         team=team or "",
         user=user,
-        subject=who,
+        subject=who if issuer.match_users else "",
         key_id=user,
         allowed_models=issuer.models,
         max_data_class=issuer.max_data_class,

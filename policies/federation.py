@@ -50,6 +50,7 @@ class Issuer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One issuer of signed tokens (JWT), for one audience. Times are in seconds.
 
     `jwks_url` None asks the issuer's discovery document for it. `require` names further claims and the values of which they must hold one.
+    `match_users` says whether the user claim is looked up among the subjects of a tenant's users; those are one issuer's names.
     """
 
     issuer: Text
@@ -64,6 +65,7 @@ class Issuer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     platform_role: PlatformRoleClaim | None = None
     team: Text | TeamClaim | None = None
     user: Claim = "sub"
+    match_users: bool = True
     models: tuple[Text, ...] | None = None
     max_data_class: DataClass = "restricted"
     jwks_ttl_s: Annotated[float, Meta(ge=10)] = 300.0
@@ -78,6 +80,13 @@ class Issuer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("audience and algorithms must not be empty: every token would be refused")
         if self.team is not None and self.tenant is None:
             raise ValueError("team does nothing without tenant")
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Those that a token of this issuer may be of."""
+        if self.tenant is None:
+            return frozenset()
+        return frozenset((self.tenant,) if isinstance(self.tenant, str) else self.tenant.map.values())
 
     @property
     def audiences(self) -> tuple[str, ...]:

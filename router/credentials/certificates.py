@@ -14,6 +14,8 @@ from policies.federation import Certificates, ClientCertificate
 
 LONGEST = 32 * 1024
 _PAIR = re.compile(r'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;\\]*))')
+_ESCAPED = re.compile(r"((?:\\[89A-Fa-f][0-9A-Fa-f])+)|\\.")
+"""A run of bytes beyond ASCII, or another escape, which is passed over whole: in `\\\\C3` the first backslash is escaped, and no byte follows."""
 
 
 class BadCertificate(ValueError):
@@ -64,8 +66,8 @@ def _read_xfcc(text: str, now: float) -> Presented:
         found = _PAIR.match(text, position)
         if found is None:
             raise BadCertificate("the header cannot be read")
-        value = re.sub(r"\\(.)", r"\1", found[2]) if found[2] is not None else found[3]
-        fields.setdefault(found[1].lower(), []).append(value)
+        # Quoted as it came: Envoy adds quotes and no escapes. The backslashes are the subject's own, and without them one name reads as two.
+        fields.setdefault(found[1].lower(), []).append(found[2] if found[2] is not None else found[3])
         position = found.end()
         if position < len(text):
             if text[position] == ",":
@@ -76,7 +78,7 @@ def _read_xfcc(text: str, now: float) -> Presented:
     if any(len(fields.get(name, [])) > 1 for name in ("hash", "cert", "subject")):
         raise BadCertificate("the header cannot be read")
     digest = fields.get("hash", [""])[0].lower()
-    subject = fields.get("subject", [""])[0]
+    subject = _as_rfc4514(fields.get("subject", [""])[0])
     if "cert" in fields:
         whole = _read_pem(fields["cert"][0], now)
         if digest and digest != whole.sha256:
@@ -87,6 +89,18 @@ def _read_xfcc(text: str, now: float) -> Presented:
     if not (digest or subject or fields.get("uri")):
         raise BadCertificate("the header says nothing of the client's certificate")
     return Presented(digest or None, tuple(fields.get("uri", ())), subject or None)
+
+
+def _as_rfc4514(subject: str) -> str:
+    """A subject in RFC 2253 as Envoy writes it, as `_read_pem` would: letters beyond ASCII are themselves, not their bytes (`\\C3\\A9`)."""
+    return _ESCAPED.sub(lambda found: found[0] if found[1] is None else _utf8(found[1]), subject)
+
+
+def _utf8(escaped: str) -> str:
+    try:
+        return bytes.fromhex(escaped.replace("\\", "")).decode()
+    except UnicodeDecodeError:
+        return escaped
 
 
 def _read_pem(text: str, now: float) -> Presented:

@@ -24,7 +24,7 @@ from router.identity.errors import Exists, InvalidName, Unknown
 from router.identity.keys import KeyInfo, NewKey
 from router.identity.teams import Team
 from router.identity.tenants import PLATFORM
-from router.identity.users import User
+from router.identity.users import User, is_recorded
 
 T = TypeVar("T")
 Names = Annotated[tuple[str, ...], Meta(min_length=1, max_length=keys.MOST)]
@@ -74,13 +74,13 @@ class Erasure(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewKeyBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """An absent `tenant` makes a platform key."""
+    """An absent `tenant` makes a platform key. Without `user` the key is of the user who makes it, where they are on record; null is nobody's."""
 
     role: str
     tenant: str = PLATFORM
     name: Annotated[str, Meta(max_length=keys.LONGEST_NAME)] = ""
     team: str | None = None
-    user: str | None = None
+    user: str | UnsetType | None = UNSET
     expires_at: float | None = None
     models: Annotated[tuple[str, ...], Meta(max_length=keys.MOST)] | None = None
     routes: Annotated[tuple[RouteGroup, ...], Meta(min_length=1)] | None = None
@@ -153,12 +153,17 @@ async def get_team(request: HttpRequest, team_id: FromPath[str]) -> Team:
 
 @patch("/admin/teams/{team_id:str}", tags=["tenants"], summary="Rename a team, archive it or bring it back")
 async def patch_team(request: HttpRequest, team_id: FromPath[str]) -> Team:
-    """The keys of an archived team are dead in every worker within a second; those of its users too."""
-    scope, actor = own_tenant(principal_of(request), None), actor_of(request)
+    """The keys of an archived team are dead in every worker within a second; those of its users too. Only an owner does that to one with owners in it."""
+    principal, actor = principal_of(request), actor_of(request)
+    scope = own_tenant(principal, None)
     body = decode_body(await request.body(), ChangedTeam)
 
     def work(connection: Connection) -> tuple[Team, list[Entry]]:
         before = teams.get_team(connection, team_id, scope)
+        if body.archived is False:
+            _require_wide(principal)
+        if body.archived is not None and not may_appoint(principal, "owner") and teams.holds_an_owner(connection, team_id):
+            raise ApiError(403, "not_permitted", "An owner, or an owner's key, is in this team: only an owner archives it or brings it back.", param="archived")
         after = teams.change_team(connection, team_id, name=body.name, archived=body.archived)
         return after, team_changes(actor, before, after)
 
@@ -178,12 +183,14 @@ async def get_users(request: HttpRequest, tenant: FromQuery[str | None] = None, 
 
 @post("/admin/users", status_code=200, tags=["tenants"], summary="Make a user")
 async def post_user(request: HttpRequest) -> User:
-    """`subject` is the identity provider's name for the user. Nobody makes one who may do more than they may themselves."""
+    """`subject` is the identity provider's name for the user; an owner gives it. Nobody makes one who may do more than they may themselves."""
     principal, actor = principal_of(request), actor_of(request)
     body = decode_body(await request.body(), NewUser)
     tenant = _tenant_named(principal, body.tenant)
     _require_wide(principal)
     _require_appointable(principal, body.role)
+    if body.subject is not None:
+        _require_subject(principal)
     about = structs.asdict(body)
     del about["tenant"]
 
@@ -204,7 +211,10 @@ async def get_user(request: HttpRequest, user_id: FromPath[str]) -> User:
 
 @patch("/admin/users/{user_id:str}", tags=["tenants"], summary="Change a user's team, role or names, disable them or let them in again")
 async def patch_user(request: HttpRequest, user_id: FromPath[str]) -> User:
-    """The keys of a disabled user are dead in every worker within a second; those of a user with a lesser role may do no more than that."""
+    """The keys of a disabled user are dead in every worker within a second; those of a user with a lesser role may do no more than that.
+
+    Only an owner changes a `subject`.
+    """
     principal, actor = principal_of(request), actor_of(request)
     scope = own_tenant(principal, None)
     body = decode_body(await request.body(), ChangedUser)
@@ -217,6 +227,8 @@ async def patch_user(request: HttpRequest, user_id: FromPath[str]) -> User:
         for role in (user.role, body.role):
             if role is not UNSET:
                 _require_appointable(principal, role)
+        if body.subject is not UNSET and body.subject != user.subject:
+            _require_subject(principal)
         after = users.change_user(connection, user_id, **changes)
         return after, user_changes(actor, user, after)
 
@@ -262,7 +274,10 @@ async def get_key(request: HttpRequest, key_id: FromPath[str]) -> KeyInfo:
 
 @post("/admin/keys", status_code=200, tags=["tenants"], summary="Make a key; it is shown this once")
 async def post_key(request: HttpRequest) -> NewKey:
-    """A tenant's own administrators make keys of their tenant; only an operator makes another tenant's, or the platform's."""
+    """A tenant's own administrators make keys of their tenant; only an operator makes another tenant's, or the platform's.
+
+    Who is a user on record makes keys of that user, which are dead once they are disabled, unless the body names another `user`, or none by null.
+    """
     gateway, principal, actor = gateway_of(request), principal_of(request), actor_of(request)
     body = decode_body(await request.body(), NewKeyBody)
     if not principal.platform and body.tenant != principal.tenant:
@@ -271,8 +286,10 @@ async def post_key(request: HttpRequest) -> NewKey:
     if body.expires_at is not None and body.expires_at <= time.time():
         raise ApiError(400, "invalid_request", "expires_at: is in the past; give seconds since the epoch.", param="expires_at")
 
+    user = (principal.user if is_recorded(principal.user) else None) if body.user is UNSET else body.user
+
     def work(connection: Connection) -> tuple[NewKey, list[Entry]]:
-        about = {"tenant": body.tenant, "role": body.role, "name": body.name, "team": body.team, "user": body.user}
+        about = {"tenant": body.tenant, "role": body.role, "name": body.name, "team": body.team, "user": user}
         made = keys.create_key(connection, gateway.secret, **about, scopes=body.scopes, expires_at=body.expires_at)  # type: ignore[arg-type]
         return made, [key_made(actor, keys.get_key(connection, made.id))]
 
@@ -328,10 +345,18 @@ def _require_appointable(principal: Principal, role: str) -> None:
         raise ApiError(403, "not_permitted", f"The role {principal.role!r} may not make or change a user of role {role!r}.", param="role")
 
 
+def _require_subject(principal: Principal) -> None:
+    """A record with a subject bounds whoever comes with a token of that name, and without it they have the token's role: it may make an owner less,
+    or somebody more. So it takes an owner, as all that is done to owners does."""
+    if not may_appoint(principal, "owner"):
+        raise ApiError(403, "not_permitted", "Only an owner gives a user a subject, changes it or takes it away.", param="subject")
+
+
 def _require_wide(principal: Principal) -> None:
-    """A user may sign in with all that their role may do, so a key that may do less than its role makes nobody and lets nobody in."""
+    """A user may sign in with all that their role may do, so a key that may do less than its role makes nobody and lets nobody in, a team's people
+    included."""
     if narrowed(principal):
-        raise ApiError(403, "not_permitted", "This key is limited beneath its role, so it may disable users, and neither make nor change them.")
+        raise ApiError(403, "not_permitted", "This key is limited beneath its role: it may disable users and archive teams, and lets nobody in.")
 
 
 def _require_grantable(principal: Principal, role: str, scopes: Scopes, expires_at: float | None) -> None:

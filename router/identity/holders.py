@@ -41,7 +41,7 @@ def on_record(connection: Connection, principal: Principal, secret: bytes) -> Pr
     if team is None:
         return msgspec.structs.replace(principal, team="")
     if team["archived_at"] is not None:
-        return "the team is archived"
+        return msgspec.structs.replace(principal, team="") if principal.role == "owner" else "the team is archived"
     return msgspec.structs.replace(principal, team=team["id"], team_name=team["name"])
 
 

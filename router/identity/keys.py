@@ -38,6 +38,8 @@ LONGEST_OVERLAP_S = 90 * 86_400.0
 """How long a key that was rotated may go on beside its successor."""
 
 UNNARROWED = Scopes()
+ADMIN_KEY_NAME = "HEADGATE_ADMIN_KEY"
+"""What the operator's key is called that the environment names."""
 
 
 class KeyInfo(Struct, frozen=True, kw_only=True):
@@ -155,8 +157,10 @@ def _check_actors(connection: Connection, tenant: str, role: str, team: str | No
     if user is None:
         return None
     owner = live_user(connection, tenant, user)
+    if team is None and owner.team is not None:
+        live_team(connection, tenant, owner.team)
     if team is not None and owner.team is not None and owner.team != team:
-        raise InvalidName(f"user {owner.id} is in another team, {owner.team}; leave the team out to follow the user's", "team")
+        raise InvalidName(f"user {owner.id} is in another team, {owner.team}; leave the team out, or make the key without a user", "team")
     if not any(role == known and covers(owner.role, known) for known in TENANT_ROLES):
         raise InvalidName(f"role {role!r} may do more than the user's own, {owner.role!r}")
     return owner
@@ -237,7 +241,7 @@ def rotate_key(connection: Connection, secret: bytes, key_id: str, *, overlap_s:
     """Make a key of the same reach that follows this one, which goes on for `overlap_s` seconds at most and then is dead.
 
     The new one lives as long as the old one was meant to, or until `expires_at`. Raises `Unknown`, and `InvalidName` for a key that is dead
-    or was rotated already, and for an overlap that is negative or too long.
+    or was rotated already, for the one that the environment names, and for an overlap that is negative or too long.
     """
     now = time.time()
     # Locked: of two that rotate the same key, one makes its successor.
@@ -245,6 +249,8 @@ def rotate_key(connection: Connection, secret: bytes, key_id: str, *, overlap_s:
     old = get_key(connection, key_id)
     if not 0 <= overlap_s <= LONGEST_OVERLAP_S:
         raise InvalidName(f"overlap_s must be from 0 to {LONGEST_OVERLAP_S:.0f} seconds", "overlap_s")
+    if old.tenant == PLATFORM and old.name == ADMIN_KEY_NAME:
+        raise InvalidName(f"key {old.id} is the one in {ADMIN_KEY_NAME}, and the next start would end its successor; change the variable and restart", "key")
     if old.replaced_by is not None:
         raise InvalidName(f"key {old.id} was rotated already, to {old.replaced_by}; rotate that one", "key")
     if not is_live(old, now):

@@ -6,10 +6,10 @@ import time
 import uuid
 
 from msgspec import Struct
-from sqlalchemy import Connection, false, insert, select, update
+from sqlalchemy import Connection, false, insert, or_, select, update
 
 from router.identity.errors import Exists, InvalidName, Unknown, may_exist
-from router.identity.tables import teams
+from router.identity.tables import keys, teams, users
 from router.identity.tenants import require_tenant
 
 LONGEST_NAME = 200
@@ -73,6 +73,14 @@ def change_team(connection: Connection, team_id: str, *, name: str | None = None
     if values:
         connection.execute(update(teams).where(teams.c.id == team_id).values(values))
     return get_team(connection, team_id)
+
+
+def holds_an_owner(connection: Connection, team_id: str) -> bool:
+    """Whether an owner comes in by this team: a user of that role who is not disabled, or a key that neither ended nor was revoked."""
+    user = select(users.c.id).where(users.c.team == team_id, users.c.role == "owner", users.c.disabled_at.is_(None), users.c.erased_at.is_(None))
+    goes_on = or_(keys.c.expires_at.is_(None), keys.c.expires_at > time.time())
+    key = select(keys.c.id).where(keys.c.team == team_id, keys.c.role == "owner", keys.c.revoked_at.is_(None), goes_on)
+    return any(connection.execute(query.limit(1)).first() is not None for query in (user, key))
 
 
 def _checked(name: str) -> str:

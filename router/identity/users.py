@@ -20,6 +20,7 @@ from router.identity.tenants import require_tenant
 LONGEST = {"subject": 255, "email": 320, "display_name": 200}
 ERASED_NAME = "erased"
 """What the keys of an erased user are called."""
+_PREFIX = "user_"
 
 
 class User(Struct, frozen=True, kw_only=True):
@@ -60,7 +61,7 @@ def create_user(
         _check(field, value)
     if team is not None:
         live_team(connection, tenant, team)
-    user_id = "user_" + uuid.uuid4().hex[:24]
+    user_id = _PREFIX + uuid.uuid4().hex[:24]
     _require_free(connection, tenant, user_id, subject)
     row = {"id": user_id, "tenant": tenant, "team": team, "role": _role(role), "created_at": time.time(), **names}
     connection.execute(insert(users), row)
@@ -147,6 +148,11 @@ def forget_user(connection: Connection, user_id: str, secret: bytes, tenant: str
 def subject_mark(secret: bytes, tenant: str, subject: str) -> str:
     """What stays of an erased user's subject: it tells whether a subject is theirs, to whoever has the secret, and nothing else."""
     return hmac.digest(secret, msgspec.json.encode(["erased subject", tenant, subject]), "sha256").hex()
+
+
+def is_recorded(user: str) -> bool:
+    """Whether a principal's user is one on record, not the hash of a token's or certificate's holder, nor nobody."""
+    return user.startswith(_PREFIX)
 
 
 def _role(role: str) -> TenantRole:

@@ -79,7 +79,7 @@ async def test_an_admin_builds_a_team_with_users_and_keys_and_closes_it_again(se
     admin = await new_key(service, role="admin")
     team = await made(service, "teams", {"name": "Research"}, admin)
     assert (team["id"][:5], team["tenant"], team["archived_at"]) == ("team_", "acme", None)
-    user = await made(service, "users", {"role": "member", "team": team["id"], "subject": "auth0|1", "display_name": "Ada"}, admin)
+    user = await made(service, "users", {"role": "member", "team": team["id"], "display_name": "Ada"}, admin)
     assert (user["id"][:5], user["team"], user["disabled_at"]) == ("user_", team["id"], None)
     theirs, teams_own = await new_key(service, admin, user=user["id"]), await new_key(service, admin, team=team["id"])
     for query in (f"?user={user['id']}", f"?team={team['id']}"):
@@ -93,7 +93,6 @@ async def test_an_admin_builds_a_team_with_users_and_keys_and_closes_it_again(se
     assert (await call(service, "PATCH", f"/admin/teams/{team['id']}", admin, {"archived": True}))[1]["archived_at"] is not None
     await dies(service, teams_own)
     assert await refusal(service, "POST", "/admin/teams", admin, {"name": "Research"}) == (409, "exists", "name")
-    assert await refusal(service, "POST", "/admin/users", admin, {"role": "member", "subject": "auth0|1"}) == (409, "exists", "subject")
     assert await refusal(service, "POST", "/admin/users", admin, {"role": "member", "team": team["id"]}) == (400, "invalid_request", "team")
 
 
@@ -119,6 +118,78 @@ async def test_an_admin_neither_makes_nor_changes_nor_unmakes_an_owner(service: 
         assert await refusal(service, method, path, admin, body) == (403, "not_permitted", "role"), path
     assert (await call(service, "DELETE", f"/admin/keys/{owners_key['id']}", admin))[0] == 403
     assert (await call(service, "PATCH", f"/admin/users/{clerk['id']}", owner, {"role": "owner"}))[0] == 200
+
+
+async def test_a_key_that_a_user_makes_is_theirs_unless_the_body_says_whose(service: Service) -> None:
+    team = (await made(service, "teams", {"name": "a"}))["id"]
+    ada, bob = [(await made(service, "users", {"role": "admin", "team": each}))["id"] for each in (team, None)]
+    adas = await new_key(service, role="admin", user=ada)
+    users = []
+    for body in ({}, {"user": None}, {"user": bob}):
+        key = await made(service, "keys", {"tenant": "acme", "role": "service", **body}, adas)
+        users.append((await call(service, "GET", f"/admin/keys/{key['id']}", service.key))[1]["user"])
+    assert users == [ada, None, bob]
+    other = (await made(service, "teams", {"name": "b"}))["id"]
+    assert await refusal(service, "POST", "/admin/keys", adas, {"tenant": "acme", "role": "service", "team": other}) == (400, "invalid_request", "team")
+    assert (await call(service, "POST", "/admin/keys", adas, {"tenant": "acme", "role": "service", "team": other, "user": None}))[0] == 200
+    assert await refusal(service, "POST", "/admin/keys", adas, {"tenant": "acme", "role": "owner", "user": None}) == (403, "not_permitted", "role")
+    own = await new_key(service, adas)
+    assert (await call(service, "GET", "/v1/models", own))[0] == 200
+    assert (await call(service, "PATCH", f"/admin/users/{ada}", service.key, {"disabled": True}))[0] == 200
+    await dies(service, own)
+
+
+async def test_no_key_is_made_that_an_archived_team_of_its_user_would_kill(service: Service) -> None:
+    team = (await made(service, "teams", {"name": "a"}))["id"]
+    user = (await made(service, "users", {"role": "member", "team": team}))["id"]
+    assert (await call(service, "PATCH", f"/admin/teams/{team}", service.key, {"archived": True}))[0] == 200
+    body = {"tenant": "acme", "role": "member", "user": user}
+    assert await refusal(service, "POST", "/admin/keys", service.key, body) == (400, "invalid_request", "team")
+
+
+async def test_only_an_owner_or_the_platform_gives_a_user_a_subject_or_takes_it_away(service: Service) -> None:
+    admin, owner = await new_key(service, role="admin"), service.key
+    refused = (403, "not_permitted", "subject")
+    assert await refusal(service, "POST", "/admin/users", admin, {"role": "member", "subject": "the-owners"}) == refused
+    clerk = await made(service, "users", {"role": "member", "subject": "auth0|1"}, owner)
+    nameless = await made(service, "users", {"role": "member"}, admin)
+    for user, subject in ((clerk, None), (clerk, "the-owners"), (nameless, "the-owners")):
+        assert await refusal(service, "PATCH", f"/admin/users/{user['id']}", admin, {"subject": subject}) == refused
+    same = {"subject": "auth0|1", "display_name": "Ada"}
+    assert (await call(service, "PATCH", f"/admin/users/{clerk['id']}", admin, same))[1]["display_name"] == "Ada"
+    assert (await call(service, "PATCH", f"/admin/users/{clerk['id']}", owner, {"subject": "auth0|2"}))[1]["subject"] == "auth0|2"
+    await made(service, "users", {"role": "member", "tenant": "acme", "subject": "auth0|1"}, service.admin_key)
+    assert await refusal(service, "POST", "/admin/users", owner, {"role": "member", "subject": "auth0|1"}) == (409, "exists", "subject")
+
+
+async def test_only_an_owner_archives_or_brings_back_a_team_that_an_owner_comes_in_by(service: Service) -> None:
+    admin, owner = await new_key(service, role="admin"), service.key
+    for kind in ("user", "key"):
+        team = (await made(service, "teams", {"name": kind}, admin))["id"]
+        if kind == "user":
+            boss = await made(service, "users", {"role": "owner", "team": team}, owner)
+        else:
+            key = await made(service, "keys", {"tenant": "acme", "role": "owner", "team": team}, owner)
+        path = f"/admin/teams/{team}"
+        assert await refusal(service, "PATCH", path, admin, {"archived": True}) == (403, "not_permitted", "archived")
+        assert (await call(service, "PATCH", path, admin, {"name": f"{kind} again"}))[0] == 200
+        assert (await call(service, "PATCH", path, owner, {"archived": True}))[1]["archived_at"] is not None
+        assert await refusal(service, "PATCH", path, admin, {"archived": False}) == (403, "not_permitted", "archived")
+        if kind == "user":
+            assert (await call(service, "PATCH", f"/admin/users/{boss['id']}", owner, {"disabled": True}))[0] == 200
+        else:
+            assert (await call(service, "DELETE", f"/admin/keys/{key['id']}", owner))[0] == 200
+        for archived in (False, True):
+            assert (await call(service, "PATCH", path, admin, {"archived": archived}))[0] == 200
+
+
+async def test_a_limited_key_archives_a_team_and_does_not_bring_it_back(service: Service) -> None:
+    limited = await new_key(service, role="owner", routes=["identity"])
+    path = f"/admin/teams/{(await made(service, 'teams', {'name': 'x'}))['id']}"
+    assert (await call(service, "PATCH", path, limited, {"archived": True}))[0] == 200
+    assert await refusal(service, "PATCH", path, limited, {"archived": False}) == (403, "not_permitted", None)
+    assert (await call(service, "GET", path, limited))[1]["archived_at"] is not None
+    assert (await call(service, "PATCH", path, service.key, {"archived": False}))[0] == 200
 
 
 LIMITS: dict[str, Any] = {

@@ -83,6 +83,32 @@ def test_two_entries_for_the_same_tokens_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("second", "refused"),
+    [
+        ("issuer: 'https://other.example.com', tenant: acme", True),
+        ("issuer: 'https://other.example.com', tenant: {claim: org, map: {a: globex, b: acme}}", True),
+        ("issuer: 'https://login.example.com', tenant: acme, user: email", True),
+        ("issuer: 'https://login.example.com', tenant: acme", False),
+        ("issuer: 'https://other.example.com', tenant: globex", False),
+        ("issuer: 'https://other.example.com', tenant: acme, match_users: false", False),
+    ],
+)
+def test_only_one_issuers_names_are_looked_up_among_a_tenants_users(second: str, refused: bool) -> None:
+    block = issuer_block() + f"\n    other: {{{second}, audience: b, role: member}}"
+    if refused:
+        assert "'corp' names users of tenant 'acme' already" in (said := problems(block))
+        assert "policy.yaml:6" in said
+    else:
+        load(block)
+
+
+def test_an_issuer_that_matches_no_users_gives_no_subject() -> None:
+    assert principal_of("corp", issuer(), {"sub": "s"}).subject == "s"
+    found = principal_of("corp", issuer(match_users=False), {"sub": "s"})
+    assert (found.subject, found.user) == ("", stable_id("oidc", GOOD["issuer"], "s"))
+
+
+@pytest.mark.parametrize(
     ("certificates", "said"),
     [
         ("{format: xfcc, clients: []}", "lets nobody in"),

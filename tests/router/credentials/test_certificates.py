@@ -54,7 +54,7 @@ def pem(found: x509.Certificate = GOOD) -> str:
         (pem(certificate(uri=None)), "pem", None),
         (f"Hash={HASH}", "xfcc", Presented(HASH, (), None)),
         (f"By=spiffe://x;Hash={HASH.upper()};URI={URI}", "xfcc", Presented(HASH, (URI,), None)),
-        (f'Hash={HASH};Subject="CN=batch,O=\\"Acme\\", Inc";URI=a;URI=b;DNS=c', "xfcc", Presented(HASH, ("a", "b"), 'CN=batch,O="Acme", Inc')),
+        (f'Hash={HASH};Subject="CN=batch,O=\\"Acme\\"\\, Inc";URI=a;URI=b;DNS=c', "xfcc", Presented(HASH, ("a", "b"), 'CN=batch,O=\\"Acme\\"\\, Inc')),
         (f'Hash={HASH};Cert="{pem()}";URI=spiffe://forged', "xfcc", Presented(HASH, (URI,), SUBJECT)),
         (f'Hash={HASH};Subject=""', "xfcc", Presented(HASH, (), None)),
     ],
@@ -63,6 +63,28 @@ def pem(found: x509.Certificate = GOOD) -> str:
 def test_a_certificate_is_read_in_either_form(text: str, form: Literal["xfcc", "pem"], expected: Presented | None) -> None:
     found = read_certificate(text, form, NOW)
     assert found == expected if expected is not None else found.uris == ()
+
+
+def envoys(found: x509.Certificate) -> str:
+    """The subject as Envoy writes it, with OpenSSL's RFC 2253: what is beyond ASCII as its bytes in hexadecimal."""
+    return "".join(each if each.isascii() else "".join(f"\\{byte:02X}" for byte in each.encode()) for each in found.subject.rfc4514_string())
+
+
+@pytest.mark.parametrize("name", ["batch", "batch,O=Acme", "b\\C3\\A9", 'a "b" <c>; d+e=f', "#1 ", "Zoë 東京", "\\é", "é,O=Acme"])
+def test_envoys_subject_and_the_certificates_are_one_text_whatever_the_name_holds(name: str) -> None:
+    named = certificate(name=name)
+    assert read_certificate(f'Subject="{envoys(named)}"', "xfcc", NOW).subject == read_certificate(pem(named), "pem", NOW).subject
+
+
+def test_a_name_with_a_comma_is_not_two_names() -> None:
+    known = Certificates(format="xfcc", clients=(client(subject="CN=batch,O=Acme"),))
+    for subject, good in ((rb"CN=batch,O=Acme", True), (rb"CN=batch\,O=Acme", False), (rb"CN=batch\2CO=Acme", False)):
+        headers = [(known.header.encode(), b'Subject="' + subject + b'"')]
+        if good:
+            assert known_client(known, headers, NOW) == known.clients[0]
+        else:
+            with pytest.raises(BadCertificate):
+                known_client(known, headers, NOW)
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,15 @@ async def test_an_issuer_that_never_answered_is_503_for_its_tokens_only(service:
     status, answer = await ask(service, "/v1/models", issuer.token(org="1"))
     assert (status, answer["error"]["code"]) == (503, "issuer_unavailable")
     assert (await ask(service, "/v1/models", service.key))[0] == 200
+
+
+async def test_a_key_made_with_a_token_is_its_users_where_they_are_on_record_and_nobodys_else(service: Service, issuer: FakeIssuer) -> None:
+    async with aiohttp.ClientSession(service.url, headers=service.bearer()) as session:
+        async with session.post("/admin/users", json={"role": "admin", "subject": "ada"}) as answer:
+            ada = (await answer.json())["id"]
+        for subject, user in (("ada", ada), ("eve", None)):
+            token = issuer.token(org="1", groups=["admins"], sub=subject)
+            status, key = await ask(service, "/admin/keys", token, body={"tenant": "acme", "role": "member"})
+            assert status == 200, key
+            async with session.get(f"/admin/keys/{key['id']}") as answer:
+                assert (await answer.json())["user"] == user

@@ -78,3 +78,16 @@ async def test_an_erased_user_stays_out_with_a_token_until_they_are_made_anew(da
     found = await database.read(lambda connection: on_record(connection, HOLDER, SECRET))
     assert isinstance(found, Principal)
     assert found.user == again.id
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_an_archived_team_keeps_no_owner_out(database: Database, recorded: bool) -> None:
+    team = await database.write(lambda connection: create_team(connection, "acme", "old"))
+    user = await database.write(lambda connection: create_user(connection, "acme", role="owner", subject="ada", team=team.id)) if recorded else None
+    await database.write(lambda connection: change_team(connection, team.id, archived=True))
+    owner = msgspec.structs.replace(HOLDER, role="owner", team="old")
+    found = await database.read(lambda connection: on_record(connection, owner, SECRET))
+    assert isinstance(found, Principal)
+    assert (found.role, found.team, found.team_name, found.user) == ("owner", "", "", user.id if user else "oidc:1")
+    admin = msgspec.structs.replace(owner, role="admin")
+    assert await database.read(lambda connection: on_record(connection, admin, SECRET)) == "the team is archived"

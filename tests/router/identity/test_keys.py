@@ -91,6 +91,35 @@ async def test_the_first_keys_are_made_once_and_a_configured_one_replaces_the_co
     assert await asyncio.to_thread(ensure, None) == FirstKeys()
 
 
+async def test_the_configured_key_is_not_rotated_and_is_good_again_at_the_next_start(database: Database) -> None:
+    def ensure(configured: str | None) -> FirstKeys:
+        return database.write_blocking(lambda connection: ensure_first_keys(connection, SECRET, configured))
+
+    await asyncio.to_thread(ensure, "configured-key-number-1")
+    (made,) = await database.read(lambda connection: api_keys.list_keys(connection, PLATFORM))
+    with pytest.raises(InvalidName, match="change the variable"):
+        await database.write(lambda connection: api_keys.rotate_key(connection, SECRET, made.id, overlap_s=0))
+    who = Authenticator(database, SECRET, iter(range(0, 1000, 10)).__next__)
+    for values in ({"expires_at": 1.0}, {"revoked_at": 1.0}):
+        await database.write(lambda connection, values=values: connection.execute(keys.update().values(**values)))  # type: ignore[misc]
+        assert (await who.principal("configured-key-number-1")) is None
+        await asyncio.to_thread(ensure, "configured-key-number-1")
+        assert (await who.principal("configured-key-number-1")) is not None
+
+
+async def test_an_operators_key_that_expired_is_none_and_another_is_made(database: Database) -> None:
+    def ensure() -> FirstKeys:
+        return database.write_blocking(lambda connection: ensure_first_keys(connection, SECRET, None))
+
+    first = await asyncio.to_thread(ensure)
+    assert first.admin is not None
+    assert (await asyncio.to_thread(ensure)).admin is None
+    await database.write(lambda connection: connection.execute(keys.update().where(keys.c.role == "operator").values(expires_at=1.0)))
+    again = await asyncio.to_thread(ensure)
+    assert again.admin is not None
+    assert await Authenticator(database, SECRET).principal(again.admin) is not None
+
+
 # --- what narrows a key, and who it acts for ----------------------------------------------------------------------------------------------
 
 ALL = Scopes(routes=("chat", "documents"), models=("mini",), networks=("10.0.0.0/8", "2001:db8::/32"), max_data_class="confidential")
