@@ -8,7 +8,9 @@ from litestar import delete, get, post
 from litestar.params import FromPath, FromQuery
 from msgspec import Meta, Struct
 
+from adapters.backend import DataClass
 from adapters.types import JsonObject
+from policies.access import may_handle
 from retrieval.values import NotFound
 from router.audit.log import Subject
 from router.http.context import HttpRequest, actor_of, gateway_of, principal_of
@@ -59,6 +61,15 @@ def _checked(items: list[JsonObject] | None, seal: Seal) -> tuple[Item, ...]:
     return tuple(Item(item) for item in kept_items(items))
 
 
+def _class_of(request: HttpRequest) -> DataClass:
+    """The class of what this key's tenant sends, by the policy in force. Raises `ApiError` 403 where the key may not handle it, as for a chat."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    data_class = gateway.policy.current.policy.tenant(principal.tenant).data_class
+    if not may_handle(principal, data_class):
+        raise ApiError(403, "not_permitted", f"This key may not touch {data_class} data.")
+    return data_class
+
+
 def listed(items: tuple[JsonObject, ...], *, more: bool) -> Listing[JsonObject]:
     return Listing(data=items, first_id=items[0]["id"] if items else None, last_id=items[-1]["id"] if items else None, has_more=more)
 
@@ -68,7 +79,7 @@ async def create_conversation(request: HttpRequest) -> ConversationObject:
     gateway, principal = gateway_of(request), principal_of(request)
     body = decode_body(await request.body() or b"{}", CreateConversation)
     items = _checked(body.items, gateway.sealer.of(principal.tenant))
-    return _object(await gateway.conversations.create(principal.tenant, body.metadata or {}, items, user=principal.user))
+    return _object(await gateway.conversations.create(principal.tenant, body.metadata or {}, items, _class_of(request), user=principal.user))
 
 
 @get("/v1/conversations", tags=["chat"], summary="The tenant's conversations, newest first")
@@ -125,7 +136,7 @@ async def add_items(request: HttpRequest, conversation_id: FromPath[str]) -> Lis
     body = decode_body(await request.body(), AddItems)
     try:
         items = _checked(body.items, gateway.sealer.of(principal.tenant))
-        added = await gateway.conversations.append(principal.tenant, conversation_id, items, most=principal.max_data_class)
+        added = await gateway.conversations.append(principal.tenant, conversation_id, items, _class_of(request), most=principal.max_data_class)
     except NotFound as error:
         raise missing(error) from error
     return listed(tuple(each.item for each in added), more=False)

@@ -67,7 +67,7 @@ class Conversations:
         self._keep_s = keep_s
         self._clock = clock
 
-    async def create(self, tenant: str, metadata: dict[str, str], items: Sequence[Item], data_class: DataClass = "public", user: str = "") -> Conversation:
+    async def create(self, tenant: str, metadata: dict[str, str], items: Sequence[Item], data_class: DataClass, user: str = "") -> Conversation:
         now = self._clock()
         made = Conversation("conv_" + uuid.uuid4().hex, metadata, data_class, now)
         row = {
@@ -83,7 +83,7 @@ class Conversations:
 
         def work(connection: Connection) -> None:
             connection.execute(insert(conversations), row)
-            self._append(connection, tenant, made.id, items)
+            self._append(connection, tenant, made.id, items, data_class)
 
         await self._database.write(work)
         return made
@@ -117,7 +117,7 @@ class Conversations:
         if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
             raise NotFound("conversation", id)
 
-    async def append(self, tenant: str, id: str, items: Sequence[Item], data_class: DataClass = "public", most: DataClass = "restricted") -> list[Item]:
+    async def append(self, tenant: str, id: str, items: Sequence[Item], data_class: DataClass, most: DataClass = "restricted") -> list[Item]:
         """Add items at the end; returns them as they are kept, ids included. Raises `NotFound`."""
         return await self._database.write(lambda connection: self._append(connection, tenant, id, items, data_class, most))
 
@@ -127,7 +127,7 @@ class Conversations:
         tenant: str,
         id: str,
         added: Sequence[Item],
-        data_class: DataClass = "public",
+        data_class: DataClass,
         most: DataClass = "restricted",
     ) -> list[Item]:
         now = self._clock()
