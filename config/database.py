@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -144,12 +145,12 @@ def open_database(url: str, *, durability: Durability = "normal") -> Database:
 
 
 class SqliteDatabase:
-    """SQLite in one file: a writer thread with group commit, and a few reader threads."""
+    """SQLite in one file: a writer thread with group commit, and a few reader threads. What is not there yet is made for its owner only."""
 
     dialect: Literal["sqlite", "postgresql"] = "sqlite"
 
     def __init__(self, path: Path, durability: Durability = "normal") -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._engine = self._make_engine(path, durability)
         self._writes: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
@@ -161,6 +162,10 @@ class SqliteDatabase:
     def _make_engine(path: Path, durability: Durability) -> Engine:
         connect_args = {"timeout": 30.0, "check_same_thread": False}
         engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_args, hide_parameters=True)
+
+        @event.listens_for(engine, "do_connect")
+        def make(_dialect: Any, _record: Any, _args: Any, _parameters: Any) -> None:
+            _make_private(path)
 
         @event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
@@ -265,6 +270,16 @@ class SqliteDatabase:
         for thread in self._threads:
             thread.join()
         self._engine.dispose()
+
+
+_making = threading.Lock()
+
+
+def _make_private(path: Path) -> None:
+    """Make the file that SQLite would make with the modes of the umask; its `-wal` and `-shm` take the modes of it. What cannot be made, SQLite says."""
+    # Only ever a file that nobody has open, one at a time: closing any descriptor of a database's file drops the locks that this process has on it.
+    with _making, contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 class _Job(Generic[T]):

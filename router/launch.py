@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -56,6 +57,22 @@ class Launch(Struct, frozen=True):
 def installed(module: str) -> bool:
     """Whether a module of an extra is there, without importing it."""
     return importlib.util.find_spec(module) is not None
+
+
+def prepare_home(settings: Settings) -> None:
+    """Make the home folder where it is not there, for its owner only: it holds documents, decisions and the secret. Raises `OSError`."""
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def open_to_others(settings: Settings) -> str | None:
+    """What to say where other users of the machine may look into the home folder; it stays as its owner made it."""
+    try:
+        mode = stat.S_IMODE(settings.home.stat().st_mode)
+    except OSError:
+        return None
+    if not mode & 0o077:
+        return None
+    return f"others may look into {settings.home.resolve()} (mode {mode:o}), where documents and decisions lie: chmod 700 it, and chmod 600 its headgate.db*"
 
 
 def open_state(settings: Settings) -> Database:

@@ -36,7 +36,7 @@ from router.audit.log import FILE, AuditLog
 from router.backends import load_kinds, try_policy
 from router.identity.first_keys import FirstKeys, ensure_first_keys
 from router.identity.tenants import DEFAULT_TENANT, list_tenants
-from router.launch import Launch, installed, open_state, prepare_state, socket_path
+from router.launch import Launch, installed, open_state, open_to_others, prepare_home, prepare_state, socket_path
 from router.limits.sql import forget_worker as free_limits
 from router.money.recovery import recover
 from router.money.sealing import SealKey
@@ -116,7 +116,9 @@ class Supervisor:
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Returns the exit status. Raises what a user can mend: settings, policy, port, lock."""
         settings = self._settings
-        settings.home.mkdir(parents=True, exist_ok=True)
+        prepare_home(settings)
+        if (problem := open_to_others(settings)) is not None:
+            log.warning("home_open_to_others", problem=problem)
         self._take_lock()
         listener = _listen(settings.host, settings.port)
         port = listener.getsockname()[1]

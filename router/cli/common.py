@@ -17,7 +17,7 @@ from config.database import Database
 from config.settings import Settings, hide_password
 from router.backends import load_kinds
 from router.identity.tenants import DEFAULT_TENANT, list_tenants
-from router.launch import DEFAULT_POLICY, Launch, installed, open_state, prepare_state
+from router.launch import DEFAULT_POLICY, Launch, installed, open_state, prepare_home, prepare_state
 from router.money.periods import parse_moment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -85,7 +85,7 @@ def open_migrated(settings: Settings) -> Database:
 
 def make_home(settings: Settings) -> None:
     try:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        prepare_home(settings)
     except OSError as error:
         raise fail(f"the home folder {settings.home} cannot be made: {error.strerror}; set HEADGATE_HOME to a folder you may write to") from error
 

@@ -18,7 +18,7 @@ from config.schema import problem_of, read_state
 from config.settings import Settings, hide_password
 from policies.load import Policy, PolicyError, load_policy
 from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
-from router.launch import MIGRATIONS, Launch, open_state, socket_path
+from router.launch import MIGRATIONS, Launch, open_state, open_to_others, socket_path
 from router.policy_in_force import known_price
 from router.telemetry import circuits
 
@@ -60,6 +60,8 @@ async def _examine(launch: Launch) -> list[Finding]:
         Finding("policy file", "ok", launch.config),
         Finding("home", "ok", f"{settings.home.resolve()} ({'a server runs on it' if is_serving(settings) else 'no server runs on it'})"),
     ]
+    if (problem := open_to_others(settings)) is not None:
+        findings.append(Finding("home's modes", "note", problem))
     findings += _extras()
     findings.append(await asyncio.to_thread(_database, launch))
     findings += await _redis(settings)

@@ -8,14 +8,16 @@ from litestar import delete, get, post
 from litestar.params import FromPath, FromQuery
 from msgspec import Meta, Struct
 
+from adapters.backend import DataClass
 from adapters.types import JsonObject
+from policies.access import may_handle
 from retrieval.values import NotFound
 from router.audit.log import Subject
 from router.http.context import HttpRequest, actor_of, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
-from router.http.items import kept_items
+from router.http.items import kept_items, require_small
 from router.http.listing import Deleted, Listing, missing, page_request
-from router.kept.conversations import Conversation, Item
+from router.kept.conversations import Conversation, Full, Item
 from router.kept.sealing import Seal
 from router.wire.openai_responses_items import messages_of
 
@@ -56,7 +58,23 @@ def _checked(items: list[JsonObject] | None, seal: Seal) -> tuple[Item, ...]:
     except ApiError as error:
         named = (error.param or "input").replace("input", "items", 1)
         raise ApiError(400, "invalid_request", error.message.replace(error.param or "", named, 1), param=named) from error
-    return tuple(Item(item) for item in kept_items(items))
+    kept = kept_items(items)
+    require_small(kept, "items")
+    return tuple(Item(item) for item in kept)
+
+
+def _full() -> ApiError:
+    message = "The conversation would hold more than it may: add less, delete some of its items, or start another one."
+    return ApiError(400, "conversation_full", message, param="items")
+
+
+def _class_of(request: HttpRequest) -> DataClass:
+    """The class of what this key's tenant sends, by the policy in force. Raises `ApiError` 403 where the key may not handle it, as for a chat."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    data_class = gateway.policy.current.policy.tenant(principal.tenant).data_class
+    if not may_handle(principal, data_class):
+        raise ApiError(403, "not_permitted", f"This key may not touch {data_class} data.")
+    return data_class
 
 
 def listed(items: tuple[JsonObject, ...], *, more: bool) -> Listing[JsonObject]:
@@ -68,7 +86,11 @@ async def create_conversation(request: HttpRequest) -> ConversationObject:
     gateway, principal = gateway_of(request), principal_of(request)
     body = decode_body(await request.body() or b"{}", CreateConversation)
     items = _checked(body.items, gateway.sealer.of(principal.tenant))
-    return _object(await gateway.conversations.create(principal.tenant, body.metadata or {}, items, user=principal.user))
+    data_class = _class_of(request)
+    try:
+        return _object(await gateway.conversations.create(principal.tenant, body.metadata or {}, items, data_class, user=principal.user))
+    except Full as error:
+        raise _full() from error
 
 
 @get("/v1/conversations", tags=["chat"], summary="The tenant's conversations, newest first")
@@ -125,9 +147,11 @@ async def add_items(request: HttpRequest, conversation_id: FromPath[str]) -> Lis
     body = decode_body(await request.body(), AddItems)
     try:
         items = _checked(body.items, gateway.sealer.of(principal.tenant))
-        added = await gateway.conversations.append(principal.tenant, conversation_id, items, most=principal.max_data_class)
+        added = await gateway.conversations.append(principal.tenant, conversation_id, items, _class_of(request), most=principal.max_data_class)
     except NotFound as error:
         raise missing(error) from error
+    except Full as error:
+        raise _full() from error
     return listed(tuple(each.item for each in added), more=False)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from adapters.types import JsonObject
-from router.kept.conversations import item_id
+from router.http.errors import ApiError
+from router.kept.conversations import LARGEST_ITEM, item_id
 from router.kept.keeping import usable_id
 
 
@@ -16,6 +19,14 @@ def kept_items(given: str | Sequence[JsonObject] | None) -> tuple[JsonObject, ..
     if isinstance(given, str):
         given = ({"role": "user", "content": given},)
     return tuple(_kept(item) for item in given)
+
+
+def require_small(items: Sequence[JsonObject], where: str) -> None:
+    """Raises `ApiError` 400 that names the first item that is too large for a conversation."""
+    for index, item in enumerate(items):
+        if (size := len(msgspec.json.encode(item))) > LARGEST_ITEM:
+            message = f"{where}[{index}]: has {size} bytes; an item of a conversation has at most {LARGEST_ITEM}. Split it, or send it without a conversation."
+            raise ApiError(400, "item_too_large", message, param=f"{where}[{index}]")
 
 
 def _kept(item: JsonObject) -> JsonObject:

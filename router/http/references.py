@@ -13,6 +13,7 @@ from policies.access import Principal
 from policies.features import highest
 from retrieval.values import NotFound
 from router.http.errors import ApiError
+from router.kept.keeping import LARGEST
 from router.kept.turns import Turns
 from router.wire.openai_responses_out import response_id
 
@@ -33,7 +34,7 @@ def given_input(body: bytes) -> str | list[JsonObject] | None:
 async def resolved(turns: Turns, principal: Principal, body: bytes) -> tuple[bytes, DataClass]:
     """The body with its references replaced, and the highest data class of the responses they led to. Any other body as it is, checked or not.
 
-    Raises `ApiError` 404 for a reference to what the tenant does not have, or the key may not see.
+    Raises `ApiError` 404 for a reference to what the tenant does not have, or the key may not see; 400 where they lead to more than `LARGEST` bytes.
     """
     if REFERENCE.encode() not in body:
         return body, "public"
@@ -46,10 +47,15 @@ async def resolved(turns: Turns, principal: Principal, body: bytes) -> tuple[byt
         return body, "public"
     items: list[JsonObject] = []
     data_class: DataClass = "public"
+    left = LARGEST
     for index, item in enumerate(given):
         if item.get("type") == REFERENCE:
             item, found = await _item(turns, principal, str(item.get("id")), f"input[{index}]")
             data_class = highest(data_class, found)
+            left -= len(msgspec.json.encode(item))
+            if left < 0:
+                message = f"input[{index}]: the stored items that are referred to are more than one request may carry; refer to fewer."
+                raise ApiError(400, "context_length_exceeded", message, param=f"input[{index}]")
         items.append(item)
     return msgspec.json.encode({**fields, "input": items}), data_class
 

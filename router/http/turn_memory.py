@@ -15,10 +15,11 @@ from adapters.types import Event, JsonObject, Message, Part, RefusalPart, TextPa
 from policies.features import highest
 from retrieval.values import NotFound
 from router.http.errors import ApiError
-from router.http.items import kept_items
+from router.http.items import kept_items, require_small
 from router.http.listing import missing
 from router.http.references import given_input
-from router.kept.conversations import Item, answer_items, messages_of
+from router.kept.conversations import LARGEST_ITEM, Full, Item, answer_items, messages_of
+from router.kept.keeping import LARGEST, TooLarge
 from router.kept.turns import History, InConversation, Turn
 from router.wire.call import Call
 from router.wire.openai_responses_items import messages_of as decoded_items
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from router.pipeline import Exchange
 
 log = structlog.get_logger("headgate.turns")
+
+
+LARGEST_STORED = LARGEST // 4
+"""Bytes of a body that is stored: its input is kept as the client has it and as the next turn gets it, with the answer."""
 
 
 class TurnMemory:
@@ -51,12 +56,21 @@ class TurnMemory:
         self._input = call.request.messages[len(self._instructions) :]
 
     async def recall(self, call: Call) -> Call:
+        self._require_small()
         history = await self._history()
         messages = (*self._instructions, *history.messages, *self._input)
         if len(messages) == len(self._instructions):
             raise ApiError(400, "invalid_request", "input: the conversation is empty; say something.", param="input")
         hints = msgspec.structs.replace(call.hints, data_class=highest(call.hints.data_class or "public", history.data_class, self._data_class))
         return msgspec.structs.replace(call, request=msgspec.structs.replace(call.request, messages=messages), hints=hints)
+
+    def _require_small(self) -> None:
+        """Before anything is paid: raises `ApiError` 400 for what could not be kept."""
+        if self._call.store and len(self._body) > LARGEST_STORED:
+            message = f"store: a request of more than {LARGEST_STORED} bytes is not stored. Send less, or 'store': false."
+            raise ApiError(400, "invalid_request", message, param="store")
+        if self._call.conversation is not None and len(self._body) > LARGEST_ITEM:
+            require_small(kept_items(given_input(self._body)), "input")
 
     async def _history(self) -> History:
         call, gateway = self._call, self._gateway
@@ -68,11 +82,17 @@ class TurnMemory:
             except InConversation as error:
                 message = f"The response belongs to the conversation {error.conversation!r}: continue with 'conversation'."
                 raise ApiError(400, "invalid_request", message, param="previous_response_id") from error
+            except TooLarge as error:
+                message = "The responses before this one are more than one request may carry: go on without previous_response_id, with what matters as input."
+                raise ApiError(400, "context_length_exceeded", message, param="previous_response_id") from error
         if call.conversation is not None:
             try:
                 data_class, items = await gateway.conversations.items(self._tenant, call.conversation, self._most)
             except NotFound as error:
                 raise missing(error, "conversation") from error
+            except Full as error:
+                message = "The conversation holds more than one request may carry: delete some of its items, or start another one."
+                raise ApiError(400, "conversation_full", message, param="conversation") from error
             seal = gateway.sealer.of(self._tenant)
             return History(messages_of(items, lambda plain: decoded_items(list(plain), seal)), data_class)
         return History((), "public")
@@ -104,10 +124,10 @@ class TurnMemory:
             if call.conversation is not None and not failed:
                 said_items = answer_items(response["id"], response["output"], output[0]) if output else [Item(item) for item in response["output"]]
                 added = (*(Item(item) for item in items), *said_items)
-                await self._gateway.conversations.append(self._tenant, call.conversation, added, exchange.data_class)
+                await self._gateway.conversations.append(self._tenant, call.conversation, added, exchange.data_class, paid=True)
         except NotFound:
             log.info("conversation_deleted_meanwhile", tenant=self._tenant)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, TooLarge) as error:
             log.error("response_not_kept", tenant=self._tenant, response_id=response["id"], error=type(error).__name__)
 
     def _output(self, *, broken: bool) -> tuple[Message, ...]:

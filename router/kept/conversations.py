@@ -21,11 +21,18 @@ from adapters.types import JsonObject, Message
 from config.database import Database
 from policies.features import highest
 from retrieval.values import NotFound, PageRequest
-from router.kept.keeping import opened, packed, page, require_id, up_to
+from router.kept.keeping import Budget, TooLarge, opened, opened_page, packed, page, require_id, stored_bytes, up_to
 from router.kept.sealing import Sealer
 from router.kept.tables import conversation_items, conversations
 
 SWEPT_AT_ONCE = 100
+
+LARGEST_ITEM = 16 * 2**20
+"""Bytes of one item as JSON: every later turn carries it again."""
+
+FULL = 64 * 2**20
+"""Bytes, as stored, from which on a conversation takes nothing more."""
+
 KIND, ITEM = "conversation", "item in this conversation"
 
 
@@ -34,6 +41,10 @@ class Conversation(Struct, frozen=True):
     metadata: dict[str, str]
     data_class: DataClass
     created_at: float
+
+
+class Full(Exception):
+    """The conversation holds, or would hold, more than it may."""
 
 
 class Answer(Struct, frozen=True):
@@ -67,7 +78,8 @@ class Conversations:
         self._keep_s = keep_s
         self._clock = clock
 
-    async def create(self, tenant: str, metadata: dict[str, str], items: Sequence[Item], data_class: DataClass = "public", user: str = "") -> Conversation:
+    async def create(self, tenant: str, metadata: dict[str, str], items: Sequence[Item], data_class: DataClass, user: str = "") -> Conversation:
+        """Raises `Full` where the items do not fit."""
         now = self._clock()
         made = Conversation("conv_" + uuid.uuid4().hex, metadata, data_class, now)
         row = {
@@ -83,7 +95,7 @@ class Conversations:
 
         def work(connection: Connection) -> None:
             connection.execute(insert(conversations), row)
-            self._append(connection, tenant, made.id, items)
+            self._append(connection, tenant, made.id, items, data_class)
 
         await self._database.write(work)
         return made
@@ -117,9 +129,14 @@ class Conversations:
         if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
             raise NotFound("conversation", id)
 
-    async def append(self, tenant: str, id: str, items: Sequence[Item], data_class: DataClass = "public", most: DataClass = "restricted") -> list[Item]:
-        """Add items at the end; returns them as they are kept, ids included. Raises `NotFound`."""
-        return await self._database.write(lambda connection: self._append(connection, tenant, id, items, data_class, most))
+    async def append(
+        self, tenant: str, id: str, items: Sequence[Item], data_class: DataClass, most: DataClass = "restricted", *, paid: bool = False
+    ) -> list[Item]:
+        """Add items at the end; returns them as they are kept, ids included. Raises `NotFound`, and `Full` where they do not fit.
+
+        `paid` are those of a turn: they are added all the same, and it is the next turn that does not fit.
+        """
+        return await self._database.write(lambda connection: self._append(connection, tenant, id, items, data_class, most, paid=paid))
 
     def _append(
         self,
@@ -127,8 +144,10 @@ class Conversations:
         tenant: str,
         id: str,
         added: Sequence[Item],
-        data_class: DataClass = "public",
+        data_class: DataClass,
         most: DataClass = "restricted",
+        *,
+        paid: bool = False,
     ) -> list[Item]:
         now = self._clock()
         # Counted up first: the row is locked from here on, and two that add at the same time stand one behind the other.
@@ -160,23 +179,36 @@ class Conversations:
         ]
         if rows:
             connection.execute(insert(conversation_items), rows)
+        if not paid and self._stored(connection, id) > FULL:
+            raise Full
         return items
 
     async def items(self, tenant: str, id: str, most: DataClass = "restricted") -> tuple[DataClass, tuple[Item, ...]]:
-        """All items, from the first, and the highest data class that they had. Raises `NotFound`."""
+        """All items, from the first, and the highest data class that they had. Raises `NotFound`, and `Full` where they are more than a turn may carry."""
         own = select(conversations).where(*self._one(tenant, id, most))
         query = select(conversation_items).where(conversation_items.c.conversation == id).order_by(conversation_items.c.position)
-        row, rows = await self._database.read(lambda connection: (connection.execute(own).one_or_none(), connection.execute(query).all()))
-        if row is None:
-            raise NotFound("conversation", id)
-        return row.data_class, tuple(self._opened(tenant, each) for each in rows)
+
+        def work(connection: Connection) -> tuple[DataClass, Sequence[Any]]:
+            row = connection.execute(own).one_or_none()
+            if row is None:
+                raise NotFound("conversation", id)
+            if self._stored(connection, id) > FULL:
+                raise Full
+            return row.data_class, connection.execute(query).all()
+
+        data_class, rows = await self._database.read(work)
+        budget = Budget()
+        try:
+            return data_class, tuple(self._opened(tenant, each, budget) for each in rows)
+        except TooLarge as error:
+            raise Full from error
 
     async def page(self, tenant: str, id: str, wanted: PageRequest, most: DataClass = "restricted") -> tuple[tuple[Item, ...], bool]:
         """Raises `NotFound` for the conversation and for the cursor."""
         await self.get(tenant, id, most)
         query = select(conversation_items).where(conversation_items.c.conversation == id)
         rows, more = await self._database.read(lambda connection: page(connection, query, conversation_items, ("position", "id"), wanted, ITEM))
-        return tuple(self._opened(tenant, row) for row in rows), more
+        return opened_page(rows, more, wanted, lambda row, budget: self._opened(tenant, row, budget))
 
     async def item(self, tenant: str, id: str, item_id: str, most: DataClass = "restricted") -> Item:
         """Raises `NotFound` for the conversation and for the item."""
@@ -206,8 +238,11 @@ class Conversations:
     def _one(self, tenant: str, id: str, most: DataClass = "restricted") -> tuple[ColumnElement[bool], ...]:
         return *self._alive(tenant, most), conversations.c.id == require_id(KIND, id)
 
-    def _opened(self, tenant: str, row: Any) -> Item:
-        item = opened(self._sealer.of(tenant), row.content, f"{row.conversation}/{row.id}", Item)
+    def _stored(self, connection: Connection, id: str) -> int:
+        return connection.execute(select(stored_bytes(conversation_items)).where(conversation_items.c.conversation == id)).scalar_one()
+
+    def _opened(self, tenant: str, row: Any, budget: Budget | None = None) -> Item:
+        item = opened(self._sealer.of(tenant), row.content, f"{row.conversation}/{row.id}", Item, budget)
         if item is None:
             raise NotFound("item in this conversation", row.id)
         return item

@@ -7,7 +7,8 @@ expires `keep_s` after it was made or last built upon: whoever goes on with a lo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import CTE, ColumnElement, Connection, delete, insert, literal, select, update
@@ -17,7 +18,7 @@ from adapters.types import JsonObject, Message
 from config.database import Database
 from policies.features import highest
 from retrieval.values import NotFound, PageRequest
-from router.kept.keeping import opened, packed, page, require_id, up_to
+from router.kept.keeping import LARGEST, Budget, TooLarge, opened, opened_page, packed, page, require_id, stored_bytes, up_to
 from router.kept.sealing import Sealer
 from router.kept.tables import kept_responses
 
@@ -65,7 +66,7 @@ class Turns:
         self._clock = clock
 
     async def keep(self, tenant: str, id: str, turn: Turn, *, previous: str | None, conversation: str | None, data_class: DataClass, user: str = "") -> None:
-        """Keep a response, and those it builds upon for as long."""
+        """Keep a response, and those it builds upon for as long. Raises `TooLarge`."""
         now = self._clock()
         row = {
             "id": id,
@@ -74,7 +75,7 @@ class Turns:
             "previous_id": previous,
             "conversation": conversation,
             "data_class": data_class,
-            "content": packed(self._sealer.of(tenant), turn, id),
+            "content": packed(self._sealer.of(tenant), turn, id, LARGEST),
             "created_at": now,
             "expires_at": now + self._keep_s,
         }
@@ -101,20 +102,33 @@ class Turns:
         return self._opened(tenant, id, row.content), row.data_class
 
     async def history(self, tenant: str, id: str, most: DataClass = "restricted") -> History:
-        """Everything that was said up to this response. Raises `NotFound`, also for an earlier one of the chain, and `InConversation`."""
+        """Everything that was said up to this response. Raises `NotFound`, also for an earlier one of the chain, `InConversation`, and `TooLarge`."""
         chain = _chain(tenant, require_id(KIND, id), self._clock())
         table = kept_responses.c
         columns = (table.id, table.previous_id, table.conversation, table.data_class, table.content)
         query = select(*columns).join(chain, table.id == chain.c.id).order_by(chain.c.depth.desc())
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        data_class = highest(*(row.data_class for row in rows))
-        if not rows or not may_see(most, data_class):
+        asked = select(stored_bytes(kept_responses)).join(chain, table.id == chain.c.id)
+        classes = select(table.data_class).distinct().join(chain, table.id == chain.c.id)
+
+        def work(connection: Connection) -> Sequence[Any]:
+            found = connection.execute(classes).scalars().all()
+            # First of all: to a key that may not see it, a chain is missing however long it is.
+            if not found or not may_see(most, highest(*found)):
+                raise NotFound("response", id)
+            if connection.execute(asked).scalar_one() > LARGEST:
+                raise TooLarge
+            return connection.execute(query).all()
+
+        rows = await self._database.read(work)
+        if not rows:
             raise NotFound("response", id)
+        data_class = highest(*(row.data_class for row in rows))
         if rows[0].previous_id is not None:
             raise NotFound(KIND, rows[0].previous_id)
         if (conversation := next((row.conversation for row in rows if row.conversation), None)) is not None:
             raise InConversation(conversation)
-        turns = [self._opened(tenant, row.id, row.content) for row in rows]
+        budget = Budget()
+        turns = [self._opened(tenant, row.id, row.content, budget) for row in rows]
         messages = tuple(message for turn in turns for message in (*turn.input, *turn.output))
         return History(messages, data_class)
 
@@ -122,7 +136,7 @@ class Turns:
         """The responses of one page, and whether there are more. Raises `NotFound` for the cursor."""
         query = select(kept_responses.c.id, kept_responses.c.content).where(*self._alive(tenant, most))
         rows, more = await self._database.read(lambda connection: page(connection, query, kept_responses, ("created_at", "id"), wanted, KIND))
-        return tuple(self._opened(tenant, row.id, row.content).response for row in rows), more
+        return opened_page(rows, more, wanted, lambda row, budget: self._opened(tenant, row.id, row.content, budget).response)
 
     async def delete(self, tenant: str, id: str, most: DataClass = "restricted") -> None:
         """Raises `NotFound`. Turns that build upon it cannot be gone on with afterwards."""
@@ -138,8 +152,8 @@ class Turns:
     def _alive(self, tenant: str, most: DataClass) -> tuple[ColumnElement[bool], ...]:
         return kept_responses.c.tenant == tenant, kept_responses.c.expires_at > self._clock(), *up_to(kept_responses.c.data_class, most)
 
-    def _opened(self, tenant: str, id: str, content: bytes) -> Turn:
-        turn = opened(self._sealer.of(tenant), content, id, Turn)
+    def _opened(self, tenant: str, id: str, content: bytes, budget: Budget | None = None) -> Turn:
+        turn = opened(self._sealer.of(tenant), content, id, Turn, budget)
         if turn is None:
             raise NotFound("response", id)
         return turn

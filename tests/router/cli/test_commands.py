@@ -6,6 +6,8 @@ import asyncio
 import csv
 import io
 import json
+import os
+import stat
 import time
 from pathlib import Path
 
@@ -160,6 +162,20 @@ def test_doctor_says_what_is_there_and_fails_only_for_what_must_be_mended(headga
     assert broken.status == 1
     assert "FAIL  database: postgresql://me:***@127.0.0.1:1/x does not answer" in broken.out
     assert "FAIL  policy:" in broken.out
+
+
+def test_a_new_home_is_its_owners_alone_and_an_open_one_is_left_as_it_is_and_named(headgate: Command, tmp_path: Path) -> None:
+    home, before = tmp_path / "var", os.umask(0o022)
+    try:
+        headgate("tenants", "create", "acme")
+        assert (stat.S_IMODE(home.stat().st_mode), stat.S_IMODE((home / "headgate.db").stat().st_mode)) == (0o700, 0o600)
+        assert "home's modes" not in headgate("doctor").out
+        home.chmod(0o755)
+        done = headgate("doctor")
+    finally:
+        os.umask(before)
+    assert f"note  home's modes: others may look into {home} (mode 755)" in done.out
+    assert (done.status, stat.S_IMODE(home.stat().st_mode)) == (0, 0o755)
 
 
 async def book(url: str) -> None:

@@ -76,6 +76,16 @@ def test_doctor_sees_the_server_and_a_second_one_is_refused(server: Serve) -> No
     assert "give this one its own HEADGATE_HOME" in second.stderr
 
 
+def test_a_start_on_a_home_that_others_may_look_into_says_so(server: Serve) -> None:
+    server.home.chmod(0o700)
+    assert "home_open_to_others" not in headgate(server.home, "serve", "--port", "0").stderr
+    server.home.chmod(0o755)
+    try:
+        assert '"event":"home_open_to_others"' in headgate(server.home, "serve", "--port", "0").stderr
+    finally:
+        server.home.chmod(0o700)
+
+
 def test_a_taken_port_is_named(server: Serve, tmp_path: Path) -> None:
     port = server.url.rpartition(":")[2]
     done = headgate(tmp_path, "serve", "--port", port)

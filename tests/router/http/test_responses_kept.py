@@ -12,10 +12,12 @@ import openai
 import pytest
 from sqlalchemy import func, select, update
 
+from policies.access import Scopes
+from router.identity.keys import create_key
 from router.kept.tables import conversation_items, conversations, idempotency, kept_responses
 from tests.fakes.provider import Cut, FakeProvider, Reply
 from tests.fakes.wire import Answer, Call, answering, anthropic_steps
-from tests.serving import Service, serving, until
+from tests.serving import SECRET, Service, serving, until
 
 WEATHER: Any = [{"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]
 THOUGHT = Answer(texts=(), reasoning=("I should ask.",), calls=(Call("toolu_1", "weather", ('{"city": "Paris"}',)),))
@@ -276,6 +278,26 @@ async def test_a_turn_is_at_least_as_confidential_as_those_before_it(tmp_path: P
         with pytest.raises(openai.APIStatusError):
             await respond(sdk, input=reference)
         assert len(upstream.exchanges) == 2
+
+
+async def test_items_that_a_client_adds_are_of_its_tenants_class(tmp_path: Path) -> None:
+    restricted = "tenants: {acme: {data_class: confidential}}"
+    async with FakeProvider([]) as upstream, serving_sdk(upstream, tmp_path, more=restricted) as (service, sdk):
+        limited = await service.database.write(
+            lambda connection: create_key(connection, SECRET, tenant="acme", role="member", scopes=Scopes(max_data_class="internal"))
+        )
+        words = [{"role": "user", "content": "Our margins."}]
+        made = await sdk.conversations.create(items=words)
+        old = await service.gateway.conversations.create("acme", {}, (), "public")
+        await sdk.conversations.items.create(old.id, items=words)
+        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=limited.key, max_retries=0) as narrow:
+            for id in (made.id, old.id):
+                with pytest.raises(openai.NotFoundError):
+                    await narrow.conversations.items.list(id)
+            for adding in (narrow.conversations.create(items=words), narrow.conversations.items.create(old.id, items=words)):
+                with pytest.raises(openai.PermissionDeniedError) as caught:
+                    await adding
+                assert caught.value.code == "not_permitted"
 
 
 async def test_what_is_kept_expires_and_what_is_built_upon_does_not(tmp_path: Path, database_url: str) -> None:
