@@ -11,8 +11,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, Select, Table, delete, desc, insert, literal_column, select
 
 from router.audit.chain import START, ChainKey, Head, Layout, Row, Verdict, Verifier, same
-from router.audit.log import CHAIN
-from router.audit.tables import LAYOUT, audit_checkpoints, audit_heads, audit_log
+from router.audit.log import CHAIN, EMPTIED
+from router.audit.tables import LAYOUT, audit_checkpoints, audit_heads, audit_log, ledger_seals
 
 READ_AT_ONCE = 1_000
 
@@ -119,6 +119,8 @@ def verify_chain(
             message = "the head did not verify when this was written: rows before it were changed or removed, or the secret was replaced"
             verifier.note("discontinued", position if isinstance(position, int) else 0, message)
     stored = connection.execute(select(audit_heads).where(audit_heads.c.chain == chain)).one_or_none()
+    if chain == CHAIN and verifier.nothing and stored is None and connection.execute(select(ledger_seals.c.id).limit(1)).first():
+        verifier.note("missing", 1, EMPTIED)
     return verifier.end(None if stored is None else Head(stored.seq, stored.hash), None if stored is None else stored.mac)
 
 
