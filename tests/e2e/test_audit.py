@@ -232,6 +232,14 @@ async def test_a_tenant_sees_its_own_entries_and_only_the_platform_verifies(serv
         assert (await call(service, "GET", f"/admin/audit?{query}", service.admin_key))[1]["error"]["param"] == "before"
 
 
+async def test_of_what_the_log_is_asked_it_keeps_ids_and_no_other_text(service: Service) -> None:
+    user = "user_" + "0" * 24
+    await log_of(service, actor=user, object_id="jane.doe@example.com", request_id="x" * 2000, action="key.create", tenant="Jane Doe", since="7")
+    (entry,) = await log_of(service, action="audit.read")
+    kept = {"actor": user, "object_id": "(a text)", "request_id": "(a text)", "action": "key.create", "tenant": "(a text)", "since": 7.0}
+    assert (entry["details"], entry["tenant"]) == ({"asked": kept, "rows": 0}, "")
+
+
 async def test_the_log_is_read_page_by_page_to_its_first_entry(service: Service) -> None:
     for number in range(5):
         await call(service, "POST", "/admin/tenants", service.admin_key, {"name": f"tenant-{number}"})
