@@ -205,7 +205,7 @@ async def get_user(request: HttpRequest, user_id: FromPath[str]) -> User:
 @patch("/admin/users/{user_id:str}", tags=["tenants"], summary="Change a user's team, role or names, disable them or let them in again")
 async def patch_user(request: HttpRequest, user_id: FromPath[str]) -> User:
     """The keys of a disabled user are dead in every worker within a second; those of a user with a lesser role may do no more than that."""
-    principal, actor = principal_of(request), actor_of(request)
+    gateway, principal, actor = gateway_of(request), principal_of(request), actor_of(request)
     scope = own_tenant(principal, None)
     body = decode_body(await request.body(), ChangedUser)
     changes = {field: value for field, value in structs.asdict(body).items() if value is not UNSET}
@@ -217,10 +217,10 @@ async def patch_user(request: HttpRequest, user_id: FromPath[str]) -> User:
         for role in (user.role, body.role):
             if role is not UNSET:
                 _require_appointable(principal, role)
-        after = users.change_user(connection, user_id, **changes)
+        after = users.change_user(connection, user_id, gateway.secret, **changes)
         return after, user_changes(actor, user, after)
 
-    return await _write(gateway_of(request), work)
+    return await _write(gateway, work)
 
 
 @post("/admin/users/{user_id:str}/erase", status_code=200, tags=["tenants"], summary="Erase what is kept of a user, and their names, for good")
