@@ -150,6 +150,11 @@ class Verifier:
         self._found = 0
         self._problems: list[Problem] = []
 
+    @property
+    def nothing(self) -> bool:
+        """Whether there is no row, and none was removed under a checkpoint."""
+        return self._rows == 0 and self._before == START
+
     def note(self, kind: ProblemKind, position: int, message: str, column: str | None = None, expected: str | None = None) -> None:
         self._found += 1
         if len(self._problems) < MOST_PROBLEMS:

@@ -14,7 +14,7 @@ from retrieval.values import Change
 from router import policy_store
 from router.audit.log import FILE, SYSTEM, Actor, AuditAction, AuditLog, Entry, Subject
 from router.identity.tables import keys, tenants
-from router.money.sealing import SEALING, SealKey, begin_sealing, ledger_seals, recorded_sealing
+from router.money.sealing import SealKey, begin_sealing
 from router.policy_store import PolicyVersion
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ def budgets_of(text: str) -> dict[str, dict[str, Any]]:
 def recorded_start(audit: AuditLog, seals: SealKey, work: Callable[[Connection], T]) -> Callable[[Connection], T]:
     """The work of a start, with entries for the policy it imports and for the tenants and keys it makes, revokes or lets live again.
 
-    The first one says that rows of the ledger are sealed from now on, and how many are not: nobody can later say that none were.
+    With the first one rows of the ledger are sealed, which has an entry of its own: nobody can later say that none were.
     """
 
     def both(connection: Connection) -> T:
@@ -97,9 +97,7 @@ def recorded_start(audit: AuditLog, seals: SealKey, work: Callable[[Connection],
             if before is None or before[2] != revoked:
                 action: AuditAction = "key.create" if before is None else "key.revoke" if revoked else "key.restore"
                 found.append(Entry(SYSTEM, action, Subject("key", id, tenant, {"role": role})))
-        if begin_sealing(connection, seals) and not recorded_sealing(connection):
-            unsealed = connection.execute(select(ledger_seals.c.unsealed)).scalar_one()
-            found.append(Entry(SYSTEM, SEALING, Subject("ledger", "", "", {"unsealed": unsealed})))
+        begin_sealing(connection, seals)  # its lock comes before the log's
         audit.append(connection, *found)
         return result
 

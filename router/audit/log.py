@@ -18,7 +18,7 @@ from sqlalchemy import Connection, desc, insert, select, update
 
 from config.database import STATE_LOCK, Database, Work, exclusively
 from router.audit.chain import GENESIS, START, ChainKey, Head, linked, same
-from router.audit.tables import LAYOUT, audit_checkpoints, audit_heads, audit_log
+from router.audit.tables import LAYOUT, audit_checkpoints, audit_heads, audit_log, ledger_seals
 from router.ids import fresh_id
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ log = structlog.get_logger("headgate.audit")
 
 CHAIN = "audit"
 AUDIT_LOCK = STATE_LOCK + 15
+EMPTIED = "the log is empty and has no head, though rows of the ledger are sealed, of which it had an entry: it was emptied"
 LONGEST = 500
 """Characters of an object's name or of a text among the details; what is longer is cut off."""
 
@@ -111,13 +112,78 @@ class Entry(Struct, frozen=True):
     outcome: Outcome = "ok"
 
 
-class AuditLog:
-    """Appends entries. Every process with the same secret continues the same chain."""
+class Appender:
+    """Puts entries at the end of the chain. Every process with the same secret continues the same one."""
 
-    def __init__(self, database: Database, secret: bytes, clock: Callable[[], float] = time.time) -> None:
-        self._database = database
+    def __init__(self, secret: bytes, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self.key = ChainKey(secret)
+
+    def append(self, connection: Connection, *entries: Entry) -> None:
+        """Entries at the end of the chain, in the caller's transaction, of which this must be the last part (but for the one entry of the first seal)."""
+        if not entries:
+            return
+        exclusively(connection, AUDIT_LOCK)
+        head, broken = self._end(connection)
+        rows = [self._row(entry) for entry in entries]
+        if broken is not None:
+            log.error("audit_discontinued", reason=broken, seq=head.position + 1)
+            rows.insert(0, self._row(Entry(SYSTEM, "audit.discontinued", Subject("chain", CHAIN, "", {"reason": broken, "head": str(head)}))))
+        made, end = linked(self.key, LAYOUT, rows, head)
+        connection.execute(insert(audit_log), made)
+        values = {"seq": end.position, "hash": end.hash, "mac": self.key.head(CHAIN, end)}
+        if not connection.execute(update(audit_heads).where(audit_heads.c.chain == CHAIN).values(values)).rowcount:
+            connection.execute(insert(audit_heads), {"chain": CHAIN, **values})
+
+    def _end(self, connection: Connection) -> tuple[Head, str | None]:
+        """After which row the next one comes, and why what stands there cannot be trusted, or None."""
+        stored = connection.execute(select(audit_heads).where(audit_heads.c.chain == CHAIN)).one_or_none()
+        newest = select(audit_log.c.seq, audit_log.c.hash).where(audit_log.c.chain == CHAIN).order_by(desc(audit_log.c.seq)).limit(1)
+        row = connection.execute(newest).one_or_none()
+        removed = select(audit_checkpoints.c.seq, audit_checkpoints.c.hash).where(audit_checkpoints.c.chain == CHAIN).order_by(desc(audit_checkpoints.c.seq))
+        last = Head(row.seq, row.hash) if row is not None else None
+        if last is None and (checkpoint := connection.execute(removed.limit(1)).one_or_none()) is not None:
+            last = Head(checkpoint.seq, checkpoint.hash)
+        if stored is None and last is None:
+            return START, EMPTIED if connection.execute(select(ledger_seals.c.id).limit(1)).first() else None
+        if stored is None:
+            return last or START, "the head is missing"
+        head = Head(stored.seq, stored.hash)
+        after = Head(max(head.position, last.position if last else 0), head.hash)
+        if not same(self.key.head(CHAIN, head), stored.mac):
+            return after, "the head does not verify: it was changed, or the secret is another one"
+        if last != head:
+            return after, "the head is not that of the last row"
+        return head, None
+
+    def _row(self, entry: Entry) -> dict[str, str | int | float | bytes | bool | None]:
+        actor, subject = entry.actor, entry.subject
+        details = {**actor.details, **subject.details}
+        return {
+            "chain": CHAIN,
+            "id": fresh_id(),
+            "at": self._clock(),
+            "actor": _text(actor.id, 64),
+            "actor_role": _text(actor.role, 16),
+            "actor_user": _text(actor.user, 64),
+            "tenant": _text(subject.tenant, 64),
+            "action": entry.action,
+            "object_kind": subject.kind,
+            "object_id": _text(subject.id, LONGEST),
+            "outcome": entry.outcome,
+            "request_id": actor.request_id,
+            "details": _text(msgspec.json.encode(details).decode(), None),
+            "prev_hash": GENESIS,
+            "hash": "",
+        }
+
+
+class AuditLog(Appender):
+    """Appends entries, each in the transaction of what it records."""
+
+    def __init__(self, database: Database, secret: bytes, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(secret, clock)
+        self._database = database
 
     def composed(self, work: Work[T], actor: Actor, action: AuditAction, subject: Subject | Callable[[T], Subject]) -> Work[T]:
         """The work with its entry. Where the work raises there is neither."""
@@ -153,62 +219,6 @@ class AuditLog:
     def note_blocking(self, actor: Actor, action: AuditAction, subject: Subject, outcome: Outcome = "ok") -> None:
         entry = Entry(actor, action, subject, outcome)
         self._database.write_blocking(lambda connection: self.append(connection, entry))
-
-    def append(self, connection: Connection, *entries: Entry) -> None:
-        """Entries at the end of the chain, in the caller's transaction, of which this must be the last part."""
-        if not entries:
-            return
-        exclusively(connection, AUDIT_LOCK)
-        head, broken = self._end(connection)
-        rows = [self._row(entry) for entry in entries]
-        if broken is not None:
-            log.error("audit_discontinued", reason=broken, seq=head.position + 1)
-            rows.insert(0, self._row(Entry(SYSTEM, "audit.discontinued", Subject("chain", CHAIN, "", {"reason": broken, "head": str(head)}))))
-        made, end = linked(self.key, LAYOUT, rows, head)
-        connection.execute(insert(audit_log), made)
-        values = {"seq": end.position, "hash": end.hash, "mac": self.key.head(CHAIN, end)}
-        if not connection.execute(update(audit_heads).where(audit_heads.c.chain == CHAIN).values(values)).rowcount:
-            connection.execute(insert(audit_heads), {"chain": CHAIN, **values})
-
-    def _end(self, connection: Connection) -> tuple[Head, str | None]:
-        """After which row the next one comes, and why what stands there cannot be trusted, or None."""
-        stored = connection.execute(select(audit_heads).where(audit_heads.c.chain == CHAIN)).one_or_none()
-        newest = select(audit_log.c.seq, audit_log.c.hash).where(audit_log.c.chain == CHAIN).order_by(desc(audit_log.c.seq)).limit(1)
-        row = connection.execute(newest).one_or_none()
-        removed = select(audit_checkpoints.c.seq, audit_checkpoints.c.hash).where(audit_checkpoints.c.chain == CHAIN).order_by(desc(audit_checkpoints.c.seq))
-        last = Head(row.seq, row.hash) if row is not None else None
-        if last is None and (checkpoint := connection.execute(removed.limit(1)).one_or_none()) is not None:
-            last = Head(checkpoint.seq, checkpoint.hash)
-        if stored is None:
-            return (START, None) if last is None else (last, "the head is missing")
-        head = Head(stored.seq, stored.hash)
-        after = Head(max(head.position, last.position if last else 0), head.hash)
-        if not same(self.key.head(CHAIN, head), stored.mac):
-            return after, "the head does not verify: it was changed, or the secret is another one"
-        if last != head:
-            return after, "the head is not that of the last row"
-        return head, None
-
-    def _row(self, entry: Entry) -> dict[str, str | int | float | bytes | bool | None]:
-        actor, subject = entry.actor, entry.subject
-        details = {**actor.details, **subject.details}
-        return {
-            "chain": CHAIN,
-            "id": fresh_id(),
-            "at": self._clock(),
-            "actor": _text(actor.id, 64),
-            "actor_role": _text(actor.role, 16),
-            "actor_user": _text(actor.user, 64),
-            "tenant": _text(subject.tenant, 64),
-            "action": entry.action,
-            "object_kind": subject.kind,
-            "object_id": _text(subject.id, LONGEST),
-            "outcome": entry.outcome,
-            "request_id": actor.request_id,
-            "details": _text(msgspec.json.encode(details).decode(), None),
-            "prev_hash": GENESIS,
-            "hash": "",
-        }
 
 
 def _text(value: str, longest: int | None) -> str:

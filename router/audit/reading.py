@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Select, Table, delete, desc, insert, literal_column, select
 
 from router.audit.chain import START, ChainKey, Head, Layout, Row, Verdict, Verifier, same
-from router.audit.log import CHAIN
-from router.audit.tables import LAYOUT, audit_checkpoints, audit_heads, audit_log
+from router.audit.log import CHAIN, EMPTIED, AuditAction, Subject
+from router.audit.tables import LAYOUT, audit_checkpoints, audit_heads, audit_log, ledger_seals
+from router.identity.errors import may_exist
 
 READ_AT_ONCE = 1_000
+OTHER_TEXT = "(a text)"
+_WORDS = frozenset((*get_args(AuditAction), "cli", "file", "system"))
+_ID = re.compile(r"(?:[a-z]{1,16}[_:-])?[0-9a-f]{16,64}|[0-9]{1,6}")
+"""Of an object, a key, a user or a request, or a policy's version."""
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -27,6 +33,17 @@ class Wanted(Struct, frozen=True, kw_only=True):
     request_id: str | None = None
     since: float | None = None
     until: float | None = None
+
+    def asked(self) -> dict[str, str | float]:
+        """What an entry says was asked for: ids and times as they are, of any other text (which may name somebody, or be a secret) only that it was given."""
+        given = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: value if isinstance(value, float) or _is_id(value) else OTHER_TEXT for name, value in given.items() if value is not None}
+
+    def subject(self, **details: Any) -> Subject:
+        """Of the entry that says that these were read."""
+        tenant = self.tenant if self.tenant is not None and may_exist(self.tenant) else ""
+        asked = self.asked() | ({"tenant": tenant} if tenant else {})
+        return Subject("audit", "", tenant, {"asked": asked, **details})
 
     def query(self) -> Select[Any]:
         columns = audit_log.c
@@ -64,6 +81,10 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     details: dict[str, Any]
     prev_hash: str
     hash: str
+
+
+def _is_id(text: str) -> bool:
+    return text in _WORDS or _ID.fullmatch(text) is not None
 
 
 def entries(connection: Connection, wanted: Wanted, *, limit: int, before: int | None = None) -> tuple[list[AuditEntry], bool]:
@@ -119,6 +140,8 @@ def verify_chain(
             message = "the head did not verify when this was written: rows before it were changed or removed, or the secret was replaced"
             verifier.note("discontinued", position if isinstance(position, int) else 0, message)
     stored = connection.execute(select(audit_heads).where(audit_heads.c.chain == chain)).one_or_none()
+    if chain == CHAIN and verifier.nothing and stored is None and connection.execute(select(ledger_seals.c.id).limit(1)).first():
+        verifier.note("missing", 1, EMPTIED)
     return verifier.end(None if stored is None else Head(stored.seq, stored.hash), None if stored is None else stored.mac)
 
 

@@ -10,9 +10,11 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, literal_column, select
 
+from router.audit.chain import Head, same
 from router.audit.findings import Finding
-from router.audit.tables import audit_log
-from router.money.sealing import SEAL_COLUMNS, SEALED, SEALING, Positions, SealKey, ledger_archived, ledger_heads, ledger_seals
+from router.audit.log import CHAIN
+from router.audit.tables import audit_checkpoints, audit_log, ledger_seals
+from router.money.sealing import SEAL_COLUMNS, SEALED, SEALING, Positions, SealKey, ledger_archived, ledger_heads
 from router.tables import ledger
 
 READ_AT_ONCE = 5_000
@@ -59,9 +61,7 @@ def check_seals(connection: Connection, key: SealKey) -> Iterator[Finding]:
         yield Finding(
             "ledger_seals", "1", "mac", NOT_SIGNED + ": chains, and rows that were never sealed, may have been removed or added", "signed", "not signed"
         )
-    for entry in connection.execute(select(audit_log.c.seq, audit_log.c.details).where(audit_log.c.action == SEALING)):
-        if (said := _unsealed_said(entry.details)) != state.unsealed:
-            yield Finding("ledger_seals", "1", "unsealed", f"is not what entry {entry.seq} of the audit log says", str(said), str(state.unsealed))
+    yield from _recorded(connection, key, state)
     heads, bad_heads = _heads(connection, key)
     yield from bad_heads
     yield from _numbers(state.chains, [head.number for head in connection.execute(select(ledger_heads.c.number))])
@@ -87,11 +87,31 @@ def _never_sealed(connection: Connection) -> Iterator[Finding]:
         yield Finding("ledger_seals", "1", "", message, "1 row", "none")
 
 
-def _unsealed_said(details: str) -> int | None:
+def _recorded(connection: Connection, key: SealKey, state: Any) -> Iterator[Finding]:
+    """The audit log says the same, in an entry that only pruning removes."""
+    entries = connection.execute(select(audit_log.c.seq, audit_log.c.details).where(audit_log.c.action == SEALING)).all()
+    for entry in entries:
+        said = _said(entry.details)
+        for name, found in (("unsealed", state.unsealed), ("at", state.at)):
+            expected = said.get("since" if name == "at" else name)
+            if expected != found:
+                yield Finding("ledger_seals", "1", name, f"is not what entry {entry.seq} of the audit log says", str(expected), str(found))
+    if not entries and not _pruned(connection, key):
+        message = "the entry that says that rows are sealed is missing, and the log was never pruned: it was emptied"
+        yield Finding("audit_log", SEALING, "", message, "1 entry", "none")
+
+
+def _said(details: str) -> dict[str, float]:
     try:
-        return msgspec.json.decode(details, type=dict[str, int]).get("unsealed")
+        return msgspec.json.decode(details, type=dict[str, float])
     except msgspec.MsgspecError:  # found by verifying the audit log
-        return None
+        return {}
+
+
+def _pruned(connection: Connection, key: SealKey) -> bool:
+    """Whether a checkpoint of the audit log's verifies."""
+    made = connection.execute(select(audit_checkpoints).where(audit_checkpoints.c.chain == CHAIN))
+    return any(same(key.audit.key.checkpoint(CHAIN, Head(each.seq, each.hash), each.until), each.mac) for each in made)
 
 
 def _heads(connection: Connection, key: SealKey) -> tuple[dict[str, int], list[Finding]]:

@@ -61,6 +61,17 @@ audit_checkpoints = Table(
 )
 """Up to `seq` (or, in a table that is pruned by time, before `until`) rows may be removed, and the chain still verifies from there."""
 
+ledger_seals = Table(
+    "ledger_seals",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("chains", BigInteger, nullable=False),
+    Column("unsealed", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("mac", String(32), nullable=False),
+)
+"""One row: how many chains there are, how many rows of the ledger were there before, and when sealing began."""
+
 decisions = Table(
     "decisions",
     metadata,

@@ -59,7 +59,7 @@ def list_entries(limit: int, config: Path | None, as_json: bool, **filters: str 
     wanted = _wanted(**filters)
     with open_home(config) as (launch, settings, database):
         found, more = database.read_blocking(lambda connection: reading.entries(connection, wanted, limit=limit))
-        _note_read(audit_of(launch, settings, database), wanted, len(found))
+        audit_of(launch, settings, database).note_blocking(command_line(), "audit.read", wanted.subject(rows=len(found)))
     if as_json:
         print_json({"data": found, "has_more": more})
         return
@@ -69,11 +69,6 @@ def list_entries(limit: int, config: Path | None, as_json: bool, **filters: str 
     )
     if more:
         click.echo(f"there are more: --limit, up to 10000, or all of them: headgate audit export (shown: {len(found)})", err=True)
-
-
-def _note_read(log: AuditLog, wanted: reading.Wanted, rows: int) -> None:
-    asked = {name: value for name, value in msgspec.to_builtins(wanted).items() if value is not None}
-    log.note_blocking(command_line(), "audit.read", Subject("audit", "", wanted.tenant or "", {"asked": asked, "rows": rows}))
 
 
 def _time(at: float) -> str:
@@ -88,8 +83,8 @@ def export(form: str, config: Path | None, **filters: str | None) -> None:
     """Write the entries to standard output, oldest first."""
     wanted = _wanted(**filters)
 
-    def write(connection: Connection) -> int:
-        table, number = csv.writer(sys.stdout), 0
+    def write(connection: Connection) -> None:
+        table = csv.writer(sys.stdout)
         for number, entry in enumerate(reading.exported(connection, wanted), 1):
             row = msgspec.to_builtins(entry)
             if form == "jsonl":
@@ -98,11 +93,10 @@ def export(form: str, config: Path | None, **filters: str | None) -> None:
             if number == 1:
                 table.writerow(row)
             table.writerow([msgspec.json.encode(value).decode() if isinstance(value, dict) else value for value in row.values()])
-        return number
 
     with open_home(config) as (launch, settings, database):
-        rows = database.read_blocking(write)
-        _note_read(audit_of(launch, settings, database), wanted, rows)
+        audit_of(launch, settings, database).note_blocking(command_line(), "audit.read", wanted.subject(exported=True))
+        database.read_blocking(write)
 
 
 @audit.command("head")

@@ -234,10 +234,11 @@ def enable_user(user_id: str, config: Path | None, as_json: bool) -> None:
 
 def _change_user(user_id: str, disabled: bool, config: Path | None, as_json: bool) -> None:
     with open_home(config) as (launch, settings, database):
+        secret = load_secret(launch.environ(), settings.home).reveal().encode()
 
         def work(connection: Connection) -> tuple[all_users.User, list[Entry]]:
             before = all_users.get_user(connection, user_id)
-            after = all_users.change_user(connection, user_id, disabled=disabled)
+            after = all_users.change_user(connection, user_id, secret, disabled=disabled)
             return after, user_changes(command_line(), before, after)
 
         user = _write(database, audit_of(launch, settings, database), work)

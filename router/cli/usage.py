@@ -94,18 +94,6 @@ def export(tenant: str | None, since: str | None, until: str | None, form: str, 
             raise click.UsageError("Parquet needs --out FILE")
         require_reports("Parquet", "pyarrow")
 
-    def write(connection: Connection) -> int:
-        number = 0
-
-        def rows() -> Iterator[dict[str, Any]]:
-            nonlocal number
-            for row in reports.ledger_export(connection, tenant=tenant, since=start, until=end):
-                number += 1
-                yield row
-
-        write_to(rows())
-        return number
-
     def write_to(rows: Iterator[dict[str, Any]]) -> None:
         if out is None:
             (chargeback.write_csv if form == "csv" else chargeback.write_jsonl)(rows, sys.stdout)
@@ -124,9 +112,9 @@ def export(tenant: str | None, since: str | None, until: str | None, form: str, 
     with open_home(config) as (launch, settings, database):
         if tenant is not None:
             require_tenant(database, tenant)
-        rows = database.read_blocking(write)
-        exported = Subject("ledger", "", tenant or "", {"rows": rows, "since": start, "until": end})
+        exported = Subject("ledger", "", tenant or "", {"exported": True, "since": start, "until": end})
         audit_of(launch, settings, database).note_blocking(command_line(), "ledger.read", exported)
+        database.read_blocking(lambda connection: write_to(reports.ledger_export(connection, tenant=tenant, since=start, until=end)))
 
 
 @ledger.command("verify")

@@ -215,7 +215,7 @@ async def patch_user(request: HttpRequest, user_id: FromPath[str]) -> User:
 
     Only an owner changes a `subject`.
     """
-    principal, actor = principal_of(request), actor_of(request)
+    gateway, principal, actor = gateway_of(request), principal_of(request), actor_of(request)
     scope = own_tenant(principal, None)
     body = decode_body(await request.body(), ChangedUser)
     changes = {field: value for field, value in structs.asdict(body).items() if value is not UNSET}
@@ -229,10 +229,10 @@ async def patch_user(request: HttpRequest, user_id: FromPath[str]) -> User:
                 _require_appointable(principal, role)
         if body.subject is not UNSET and body.subject != user.subject:
             _require_subject(principal)
-        after = users.change_user(connection, user_id, **changes)
+        after = users.change_user(connection, user_id, gateway.secret, **changes)
         return after, user_changes(actor, user, after)
 
-    return await _write(gateway_of(request), work)
+    return await _write(gateway, work)
 
 
 @post("/admin/users/{user_id:str}/erase", status_code=200, tags=["tenants"], summary="Erase what is kept of a user, and their names, for good")

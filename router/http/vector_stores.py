@@ -8,6 +8,7 @@ from litestar.params import FromPath, FromQuery
 from adapters.backend import DataClass
 from policies.access import Principal, may_handle
 from retrieval.values import NotFound, SearchRequest
+from router.audit.log import Subject
 from router.http.context import HttpRequest, actor_of, gateway_of, principal_of
 from router.http.errors import ApiError, decode_body
 from router.http.listing import Deleted, Listing, listing, missing, page_request
@@ -177,6 +178,9 @@ async def search_store(request: HttpRequest, store_id: FromPath[str]) -> SearchP
         item = search_item(passage, placed)
         if item.score >= body.ranking_options.score_threshold:
             items.append(item)
+    if items:
+        found = Subject("vector_store", store_id, principal.tenant, {"files": sorted({item.file_id for item in items})})
+        await gateway.audit.note(actor_of(request), "file.read", found)
     return SearchPage(search_query=(body.text,), data=tuple(items))
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, or_, select
 
 from policies.access import TENANT_ROLES, Principal, TenantRole, lesser
 from router.identity.tables import teams, tenants, users
-from router.identity.users import subject_mark
+from router.identity.users import was_erased
 
 
 def on_record(connection: Connection, principal: Principal, secret: bytes) -> Principal | str:
@@ -32,7 +32,7 @@ def on_record(connection: Connection, principal: Principal, secret: bytes) -> Pr
                 return "neither the user's role nor the token's covers the other"
             principal = msgspec.structs.replace(principal, user=user["id"], role=role)
             named = user["team"] or named
-        elif connection.execute(select(users.c.id).where(users.c.erased_subject == subject_mark(secret, principal.tenant, principal.subject))).first():
+        elif was_erased(connection, secret, principal.tenant, principal.subject):
             return "the user was erased"
     if not named:
         return principal

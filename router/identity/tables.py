@@ -40,10 +40,16 @@ users = Table(
     Column("created_at", Double, nullable=False),
     Column("disabled_at", Double),
     Column("erased_at", Double),
-    Column("erased_subject", String(64)),  # of one that was erased: a keyed hash, by which their tokens are still refused
-    Index("ix_users_erased_subject", "erased_subject"),
     Index("uq_users_tenant_subject", "tenant", "subject", unique=True),
 )
+
+former_subjects = Table(
+    "former_subjects",
+    metadata,
+    Column("mark", String(64), primary_key=True),
+    Column("user", String(40), primary_key=True),
+)
+"""Keyed hashes of the subjects that users had and no longer have: by them the tokens of those that were erased are still refused."""
 
 keys = Table(
     "keys",

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, false, insert, select, update
 
 from policies.access import TENANT_ROLES, TenantRole
 from router.identity.errors import Exists, InvalidName, Unknown, may_exist
-from router.identity.tables import keys, users
+from router.identity.tables import former_subjects, keys, users
 from router.identity.teams import live_team
 from router.identity.tenants import require_tenant
 
@@ -102,6 +102,7 @@ def live_user(connection: Connection, tenant: str, user_id: str) -> User:
 def change_user(
     connection: Connection,
     user_id: str,
+    secret: bytes,
     *,
     team: str | UnsetType | None = UNSET,
     role: str | UnsetType = UNSET,
@@ -110,7 +111,10 @@ def change_user(
     display_name: str | UnsetType | None = UNSET,
     disabled: bool | UnsetType = UNSET,
 ) -> User:
-    """Change what is given; None takes a value away. Raises as `create_user`, and `InvalidName` for a user that was erased."""
+    """Change what is given; None takes a value away. Raises as `create_user`, and `InvalidName` for a user that was erased.
+
+    Of a subject that goes a mark stays under `secret`, the service's: whoever is erased later is refused by every subject that they had.
+    """
     user = get_user(connection, user_id, locked=True)
     if user.erased_at is not None:
         raise InvalidName(f"user {user.id} was erased and cannot be changed; make a new one", "user")
@@ -126,6 +130,8 @@ def change_user(
         _require_free(connection, user.tenant, user_id, subject)
     if disabled is not UNSET and disabled != (user.disabled_at is not None):
         values["disabled_at"] = time.time() if disabled else None
+    if user.subject is not None and values.get("subject", user.subject) != user.subject:
+        _mark_subject(connection, secret, user)
     if values:
         connection.execute(update(users).where(users.c.id == user_id).values(values))
     return get_user(connection, user_id)
@@ -139,14 +145,28 @@ def forget_user(connection: Connection, user_id: str, secret: bytes, tenant: str
     user = get_user(connection, user_id, tenant, locked=True)
     names: dict[str, str | None] = {"subject": None, "email": None, "display_name": None}
     if user.subject is not None:
-        names["erased_subject"] = subject_mark(secret, user.tenant, user.subject)
+        _mark_subject(connection, secret, user)
     connection.execute(update(users).where(users.c.id == user_id).values(**names, erased_at=time.time() if user.erased_at is None else user.erased_at))
     connection.execute(update(keys).where(keys.c.user == user_id, keys.c.name != "").values(name=ERASED_NAME))
     return get_user(connection, user_id)
 
 
+def was_erased(connection: Connection, secret: bytes, tenant: str, subject: str) -> bool:
+    """Whether a subject is, or once was, that of a user who was erased under this secret."""
+    erased = select(users.c.id).join(former_subjects, former_subjects.c.user == users.c.id).where(users.c.erased_at.is_not(None))
+    return connection.execute(erased.where(former_subjects.c.mark == subject_mark(secret, tenant, subject)).limit(1)).first() is not None
+
+
+def _mark_subject(connection: Connection, secret: bytes, user: User) -> None:
+    """Keep the mark of the subject that a user, who is locked, has now."""
+    assert user.subject is not None, "whoever has none leaves no mark"
+    row = {"mark": subject_mark(secret, user.tenant, user.subject), "user": user.id}
+    if connection.execute(select(former_subjects.c.user).where(*(former_subjects.c[name] == value for name, value in row.items()))).first() is None:
+        connection.execute(insert(former_subjects), row)
+
+
 def subject_mark(secret: bytes, tenant: str, subject: str) -> str:
-    """What stays of an erased user's subject: it tells whether a subject is theirs, to whoever has the secret, and nothing else."""
+    """What stays of a subject that a user had: it tells whether a subject is theirs, to whoever has the secret, and nothing else."""
     return hmac.digest(secret, msgspec.json.encode(["erased subject", tenant, subject]), "sha256").hex()
 
 

@@ -101,8 +101,12 @@ def upgrade() -> None:
     for table in KEPT:
         op.add_column(table, sa.Column("user_id", sa.String(64)))
         op.create_index(f"ix_{table}_user_id", table, ["user_id"])
-    op.add_column("users", sa.Column("erased_subject", sa.String(64)))
-    op.create_index("ix_users_erased_subject", "users", ["erased_subject"])
+    op.create_table(
+        "former_subjects",
+        sa.Column("mark", sa.String(64), nullable=False),
+        sa.Column("user", sa.String(40), nullable=False),
+        sa.PrimaryKeyConstraint("mark", "user", name="pk_former_subjects"),
+    )
     op.add_column("ledger", sa.Column("chain", sa.String(32), nullable=False, server_default=""))
     op.add_column("ledger", sa.Column("position", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("ledger", sa.Column("seal", sa.String(32), nullable=False, server_default=""))
@@ -137,14 +141,13 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     allow_changes(op.get_bind(), *TABLES)
-    op.drop_index("ix_users_erased_subject", "users")
-    op.drop_column("users", "erased_subject")
     for table in KEPT:
         op.drop_index(f"ix_{table}_user_id", table)
         op.drop_column(table, "user_id")
     for column in ("seal", "position", "chain"):
         op.drop_column("ledger", column)
     for table in (
+        "former_subjects",
         "ledger_archived",
         "ledger_seals",
         "ledger_heads",

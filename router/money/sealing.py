@@ -16,10 +16,11 @@ from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Connection, Double, Integer, String, Table, bindparam, func, insert, select, update
+from sqlalchemy import BigInteger, Column, Connection, String, Table, bindparam, func, insert, select, update
 
 from config.database import STATE_LOCK, Prepared, exclusively
-from router.audit.tables import audit_log
+from router.audit.log import SYSTEM, Appender, Entry, Subject
+from router.audit.tables import audit_log, ledger_seals
 from router.ids import fresh_id
 from router.tables import ledger, metadata
 
@@ -79,17 +80,6 @@ ledger_heads = Table(
 )
 """How far a writer's rows go at least. Chains are numbered from 1 on."""
 
-ledger_seals = Table(
-    "ledger_seals",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("chains", BigInteger, nullable=False),
-    Column("unsealed", BigInteger, nullable=False),
-    Column("at", Double, nullable=False),
-    Column("mac", String(32), nullable=False),
-)
-"""One row: how many chains there are, how many rows of the ledger were there before, and when sealing began."""
-
 ledger_archived = Table(
     "ledger_archived",
     metadata,
@@ -117,6 +107,8 @@ class SealKey:
     """Makes and checks the codes. Every process with the same secret makes the same. Codes are 32 hexadecimal digits: half of an HMAC-SHA256."""
 
     def __init__(self, secret: bytes) -> None:
+        self.audit = Appender(secret)
+        """Says in the audit log that sealing began."""
         self._key = hmac.digest(secret, b"headgate ledger seal v1", "sha256")
 
     def row(self, chain: str, position: int, values: Sequence[Any]) -> str:
@@ -216,7 +208,8 @@ class LedgerChain:
 def begin_sealing(connection: Connection, key: SealKey) -> bool:
     """Count and sign the rows that are not sealed, unless that was done before. From here to the transaction's end no other opens a chain.
 
-    Returns whether what is signed verifies. Where rows were sealed and the signed row is gone, one is put there that never does.
+    Returns whether what is signed verifies. Where rows were sealed and the signed row is gone, one is put there that never does; else the audit log
+    has an entry with the same numbers, in the same transaction, whoever was first: neither can be taken away without the other telling.
     """
     exclusively(connection, SEAL_LOCK)
     state = connection.execute(select(ledger_seals)).first()
@@ -224,6 +217,8 @@ def begin_sealing(connection: Connection, key: SealKey) -> bool:
         unsealed, at = connection.execute(select(func.count()).where(ledger.c.position == 0).select_from(ledger)).scalar_one(), time.time()
         removed = connection.execute(select(ledger_heads.c.chain).limit(1)).first() or recorded_sealing(connection)
         mac = "" if removed else key.state(0, unsealed, at)
+        if not removed:  # before the row: an empty log beside one is a log that was emptied
+            key.audit.append(connection, Entry(SYSTEM, SEALING, Subject("ledger", "", "", {"unsealed": unsealed, "since": at})))
         connection.execute(insert(ledger_seals), {"id": 1, "chains": 0, "unsealed": unsealed, "at": at, "mac": mac})
         return not removed
     return key.is_state(state)

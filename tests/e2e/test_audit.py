@@ -232,6 +232,14 @@ async def test_a_tenant_sees_its_own_entries_and_only_the_platform_verifies(serv
         assert (await call(service, "GET", f"/admin/audit?{query}", service.admin_key))[1]["error"]["param"] == "before"
 
 
+async def test_of_what_the_log_is_asked_it_keeps_ids_and_no_other_text(service: Service) -> None:
+    user = "user_" + "0" * 24
+    await log_of(service, actor=user, object_id="jane.doe@example.com", request_id="x" * 2000, action="key.create", tenant="Jane Doe", since="7")
+    (entry,) = await log_of(service, action="audit.read")
+    kept = {"actor": user, "object_id": "(a text)", "request_id": "(a text)", "action": "key.create", "tenant": "(a text)", "since": 7.0}
+    assert (entry["details"], entry["tenant"]) == ({"asked": kept, "rows": 0}, "")
+
+
 async def test_the_log_is_read_page_by_page_to_its_first_entry(service: Service) -> None:
     for number in range(5):
         await call(service, "POST", "/admin/tenants", service.admin_key, {"name": f"tenant-{number}"})
@@ -605,9 +613,10 @@ def test_a_start_and_an_edited_policy_file_leave_entries_of_the_system_and_the_f
             assert time.monotonic() < end, found
     entries = headgate_json(tmp_path, "audit", "list", HEADGATE_CONFIG=str(policy))["data"]
     mine = [(each["actor"], each["action"], each["tenant"]) for each in reversed(entries) if each["action"] != "audit.read"]
-    assert mine[:3] == [("file", "policy.import", ""), ("file", "budget.change", "acme"), ("system", "tenant.create", "default")]
-    assert sorted(mine[3:5]) == [("system", "key.create", ""), ("system", "key.create", "default")]
-    assert mine[5:] == [("system", "ledger.seal", ""), ("file", "policy.import", ""), ("file", "budget.change", "acme")]
+    assert mine[0] == ("system", "ledger.seal", "")
+    assert mine[1:4] == [("file", "policy.import", ""), ("file", "budget.change", "acme"), ("system", "tenant.create", "default")]
+    assert sorted(mine[4:6]) == [("system", "key.create", ""), ("system", "key.create", "default")]
+    assert mine[6:] == [("file", "policy.import", ""), ("file", "budget.change", "acme")]
     assert headgate_json(tmp_path, "audit", "verify", HEADGATE_CONFIG=str(policy))["ok"]
     with served(tmp_path, "--config", str(policy), models=False):  # an unchanged start says nothing
         assert len(headgate_json(tmp_path, "audit", "list", "--actor", "file", HEADGATE_CONFIG=str(policy))["data"]) == 4

@@ -20,6 +20,7 @@ from policies.schema import TenantBudget
 from router import policy_store
 from router.audit.findings import Finding
 from router.audit.ledger_check import check_ledger
+from router.audit.tables import audit_heads, audit_log, ledger_seals
 from router.audit.triggers import changeable
 from router.launch import migrate_state
 from router.money.accounting import DAY_S, periods_of
@@ -27,7 +28,7 @@ from router.money.batch import CountersMissing, Entry, Next, Open, Release, Sett
 from router.money.levels import caps_of
 from router.money.recovery import recover
 from router.money.rollup import usage_days
-from router.money.sealing import LedgerChain, ledger_heads, ledger_seals
+from router.money.sealing import LedgerChain, ledger_heads
 from router.money.settlement import AttemptPlan, Booking, Counter, Settlement
 from router.tables import budgets, ledger, reservations
 from tests.seals import SEALS, SECRET
@@ -138,8 +139,8 @@ class Books:
 
     def forget(self) -> None:
         def work(connection: Connection) -> None:
-            with changeable(connection, "ledger"):
-                for table in (ledger, usage_days, budgets, reservations, ledger_heads, ledger_seals):
+            with changeable(connection, "ledger", "audit_log"):
+                for table in (ledger, usage_days, budgets, reservations, ledger_heads, ledger_seals, audit_log, audit_heads):
                     connection.execute(delete(table))
 
         self.database.write_blocking(work)

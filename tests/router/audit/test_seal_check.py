@@ -19,12 +19,14 @@ from config.database import Database, open_database
 from router.audit.chain import ChainKey
 from router.audit.changes import recorded_start
 from router.audit.findings import Finding
-from router.audit.log import AuditLog
+from router.audit.log import SYSTEM, AuditLog, Subject
+from router.audit.reading import Wanted, entries, prune, verify_chain
 from router.audit.seal_check import MOST_LISTED, Sealing, check_seals, sealing
-from router.audit.triggers import changeable
+from router.audit.tables import audit_checkpoints, audit_heads, audit_log, ledger_seals
+from router.audit.triggers import APPEND_ONLY, changeable
 from router.launch import migrate_state
 from router.money.books import write_rows
-from router.money.sealing import INSERT_LEDGER, SEAL_COLUMNS, SEALED, LedgerChain, SealKey, begin_sealing, ledger_archived, ledger_heads, ledger_seals
+from router.money.sealing import INSERT_LEDGER, SEAL_COLUMNS, SEALED, LedgerChain, SealKey, begin_sealing, ledger_archived, ledger_heads
 from router.tables import ledger
 from tests.router.money.test_rollup import a_row
 from tests.seals import SEALS, SECRET
@@ -100,8 +102,8 @@ class Writers:
 
     def forget(self) -> None:
         def work(connection: Connection) -> None:
-            with changeable(connection, "ledger"):
-                for table in (ledger, ledger_heads, ledger_seals):
+            with changeable(connection, *APPEND_ONLY):
+                for table in (ledger, ledger_heads, ledger_seals, audit_log, audit_heads):
                     connection.execute(delete(table))
 
         self.database.write_blocking(work)
@@ -312,7 +314,60 @@ def test_the_audit_log_says_that_rows_are_sealed_so_that_nobody_can_say_that_non
         assert not begin_sealing(connection, SEALS)
         write_rows(connection, LedgerChain(SEALS), writers.rows(1))
 
-    assert {(each.table, each.column) for each in found_after(database, and_then_some)} == {("ledger_seals", "mac"), ("ledger_seals", "unsealed")}
+    assert {(each.table, each.column) for each in found_after(database, and_then_some)} == {
+        ("ledger_seals", "mac"),
+        ("ledger_seals", "unsealed"),
+        ("ledger_seals", "at"),
+    }
+
+
+def emptied(connection: Connection) -> None:
+    """As somebody who may drop triggers, and puts them back."""
+    with changeable(connection, *APPEND_ONLY):
+        for table in (audit_log, audit_heads, audit_checkpoints):
+            connection.execute(delete(table))
+
+
+def test_a_log_that_was_emptied_with_its_head_is_noticed_at_once_and_for_good(database: Database) -> None:
+    log = AuditLog(database, SECRET)
+    database.write_blocking(recorded_start(log, SEALS, lambda connection: None))
+    log.note_blocking(SYSTEM, "ledger.read", Subject("ledger"))
+    database.write_blocking(emptied)
+    said = database.read_blocking(lambda connection: verify_chain(connection, log.key))
+    assert [(each.kind, each.position) for each in said.problems] == [("missing", 1)]
+    assert [(each.table, each.row) for each in database.read_blocking(seal_check)] == [("audit_log", "ledger.seal")]
+    database.write_blocking(recorded_start(log, SEALS, lambda connection: None))  # a start puts nothing in its place
+    log.note_blocking(SYSTEM, "ledger.read", Subject("ledger"))
+    found, _ = database.read_blocking(lambda connection: entries(connection, Wanted(), limit=9))
+    assert [(each.seq, each.action) for each in found] == [(2, "ledger.read"), (1, "audit.discontinued")]
+    assert [each.kind for each in database.read_blocking(lambda connection: verify_chain(connection, log.key)).problems] == ["discontinued"]
+    assert [each.table for each in database.read_blocking(seal_check)] == ["audit_log"]
+
+
+def test_an_entry_of_the_first_seal_may_be_pruned_and_is_missed_where_the_checkpoint_is_none_of_ours(database: Database) -> None:
+    log = AuditLog(database, SECRET)
+    database.write_blocking(recorded_start(log, SEALS, lambda connection: None))
+    log.note_blocking(SYSTEM, "ledger.read", Subject("ledger"))
+    database.write_blocking(lambda connection: prune(connection, log.key, 1))
+    assert database.read_blocking(seal_check) == []
+    assert database.read_blocking(lambda connection: verify_chain(connection, log.key)).ok
+    forged = {"chain": "audit", "seq": 1, "hash": "0" * 64, "until": None, "at": 0.0, "mac": "0" * 64}
+
+    def forge(connection: Connection) -> None:
+        emptied(connection)
+        connection.execute(insert(audit_checkpoints), forged)
+
+    assert [each.table for each in found_after(database, forge)] == ["audit_log"]
+
+
+def test_whoever_seals_first_says_so_in_the_audit_log_and_a_state_from_another_time_does_not_fit_it(writers: Writers) -> None:
+    database = writers.database
+    (entry,), _ = database.read_blocking(lambda connection: entries(connection, Wanted(action="ledger.seal"), limit=9))
+    state = database.read_blocking(lambda connection: connection.execute(select(ledger_seals)).one())
+    assert (entry.actor, entry.details) == ("system", {"unsealed": 0, "since": state.at})
+    earlier = {"at": state.at - 1, "mac": SEALS.state(state.chains, 0, state.at - 1)}  # signed, and put back from a database of another time
+    (found,) = found_after(database, lambda connection: connection.execute(update(ledger_seals).values(**earlier)) and None)
+    assert (found.table, found.column) == ("ledger_seals", "at")
 
 
 def test_another_secret_verifies_nothing(writers: Writers) -> None:

@@ -45,8 +45,14 @@ def test_what_commands_change_is_in_the_log_with_who_ran_them(headgate: Command,
     assert headgate("audit", "list", "--limit", "1", "--json").json["has_more"]
     exported = headgate("audit", "export", "--format", "csv", "--tenant", "acme").out.splitlines()
     assert exported[0].startswith("seq,id,at,actor")
-    assert len(exported) == 4
-    assert len(headgate("audit", "export").out.splitlines()) == 9
+    assert len(exported) == 5  # with its own
+    assert len(headgate("audit", "export").out.splitlines()) == 10  # with its own entry, which was there before the first line was shown
+
+
+def test_what_an_export_shows_is_recorded_before_also_where_nobody_can_write_it_down(headgate: Command, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere" / "ledger.csv"
+    assert headgate("ledger", "export", "--format", "csv", "--out", str(missing)).status != 0
+    assert [each["action"] for each in headgate("audit", "list", "--json").json["data"]] == ["ledger.read"]
 
 
 def test_a_change_of_the_file_is_found_by_verify_and_located(headgate: Command, tmp_path: Path) -> None:

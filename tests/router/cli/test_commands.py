@@ -19,7 +19,7 @@ from config.prices import Price
 from router.money.accounting import Accounting
 from router.money.settlement import AttemptPlan, Caps, Settlement
 from tests.router.cli.kit import Command
-from tests.seals import SEALS
+from tests.seals import SEALS, SECRET
 
 POLICY = """
 version: 1
@@ -194,17 +194,19 @@ async def book(url: str) -> None:
 
 def test_usage_and_the_ledger_are_reported_by_tenant_and_period(headgate: Command, database_url: str) -> None:
     for tenant in ("acme", "globex"):
-        assert headgate("tenants", "create", tenant, DATABASE_URL=database_url).status == 0
+        assert headgate("tenants", "create", tenant, DATABASE_URL=database_url, HEADGATE_SECRET=SECRET.decode()).status == 0
     asyncio.run(book(database_url))
-    (line,) = headgate("usage", "--tenant", "acme", "--json", DATABASE_URL=database_url).json["data"]
+    (line,) = headgate("usage", "--tenant", "acme", "--json", DATABASE_URL=database_url, HEADGATE_SECRET=SECRET.decode()).json["data"]
     assert (line["input_tokens"], line["output_tokens"], line["cost_usd"]) == (1000, 500, 0.003)
-    shown = headgate("usage", DATABASE_URL=database_url).out
+    shown = headgate("usage", DATABASE_URL=database_url, HEADGATE_SECRET=SECRET.decode()).out
     assert "0.003000" in shown
     assert "5.00" in shown  # the cap
-    assert headgate("usage", "--since", "2026-01-02", "--json", DATABASE_URL=database_url).json["data"] == []
-    rows = [json.loads(line) for line in headgate("ledger", "export", DATABASE_URL=database_url).out.splitlines()]
+    assert headgate("usage", "--since", "2026-01-02", "--json", DATABASE_URL=database_url, HEADGATE_SECRET=SECRET.decode()).json["data"] == []
+    rows = [json.loads(line) for line in headgate("ledger", "export", DATABASE_URL=database_url, HEADGATE_SECRET=SECRET.decode()).out.splitlines()]
     assert {(row["tenant"], row["outcome"], row["cost"]) for row in rows} == {("acme", "ok", 3_000_000_000), ("globex", "error", 0)}
-    exported = headgate("ledger", "export", "--format", "csv", "--tenant", "acme", "--until", "2026-01-02", DATABASE_URL=database_url).out
+    exported = headgate(
+        "ledger", "export", "--format", "csv", "--tenant", "acme", "--until", "2026-01-02", DATABASE_URL=database_url, HEADGATE_SECRET=SECRET.decode()
+    ).out
     (row,) = csv.DictReader(io.StringIO(exported))
     assert (row["request_id"], row["cost_usd"]) == ("request-acme", "0.003")
-    assert headgate("ledger", "export", "--since", "2026-01-02", DATABASE_URL=database_url).out == ""
+    assert headgate("ledger", "export", "--since", "2026-01-02", DATABASE_URL=database_url, HEADGATE_SECRET=SECRET.decode()).out == ""

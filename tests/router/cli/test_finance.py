@@ -20,6 +20,7 @@ from router.launch import installed
 from router.tables import ledger
 from tests.router.cli.kit import Command
 from tests.router.cli.test_commands import book
+from tests.seals import SECRET
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def booked(headgate: Command, database_url: str) -> Command:
     """`headgate` on a database with an answer of acme and a failure of globex, both of 2026-01-01."""
 
     def run(*arguments: str, **variables: str) -> Any:
-        return headgate(*arguments, DATABASE_URL=database_url, **variables)
+        return headgate(*arguments, DATABASE_URL=database_url, HEADGATE_SECRET=SECRET.decode(), **variables)
 
     for tenant in ("acme", "globex"):
         assert run("tenants", "create", tenant).status == 0

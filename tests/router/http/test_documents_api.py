@@ -22,6 +22,7 @@ from adapters.types import AttemptRecord, BackendHealth, Event, GenerateRequest
 from retrieval.ingest import Ingestor
 from retrieval.search import Searcher
 from retrieval.values import SearchRequest, SearchResult
+from router.audit.reading import Wanted, entries
 from router.launch import open_blobs
 from tests.serving import Service, serving
 
@@ -117,6 +118,8 @@ async def test_the_official_sdk_uploads_indexes_searches_and_deletes(service: Se
     assert text[place["start"] : place["end"]] == best.content[0].text
     assert "covered for three years" in best.content[0].text
     assert 0 < best.score <= 1
+    shown, _ = await service.database.read(lambda connection: entries(connection, Wanted(action="file.read"), limit=9))
+    assert [(each.object_id, each.details) for each in shown if each.object_kind == "vector_store"] == [(store.id, {"files": [attached.id]})]
     assert (await client.files.content(attached.id)).content == pdf
     assert [file.id async for file in await client.vector_stores.files.list(store.id, filter="completed")] == [attached.id]
     renamed = await client.vector_stores.update(store.id, name="new", expires_after=None)

@@ -53,7 +53,7 @@ async def test_the_user_on_record_bounds_the_tokens_role_and_gives_the_id_and_te
 
 async def test_a_disabled_user_and_an_archived_team_stay_out(database: Database) -> None:
     user = await database.write(lambda connection: create_user(connection, "acme", role="member", subject="ada"))
-    await database.write(lambda connection: change_user(connection, user.id, disabled=True))
+    await database.write(lambda connection: change_user(connection, user.id, SECRET, disabled=True))
     assert await database.read(lambda connection: on_record(connection, HOLDER, SECRET)) == "the user is disabled"
     team = await database.write(lambda connection: create_team(connection, "acme", "old"))
     named = msgspec.structs.replace(HOLDER, subject="eve", team="old")
@@ -65,6 +65,19 @@ async def test_a_disabled_user_and_an_archived_team_stay_out(database: Database)
     unknown = await database.read(lambda connection: on_record(connection, msgspec.structs.replace(named, team="none"), SECRET))
     assert isinstance(unknown, Principal)
     assert unknown.team == ""
+
+
+async def test_an_erased_user_stays_out_by_every_subject_that_they_had_and_whoever_only_lost_one_does_not(database: Database) -> None:
+    user = await database.write(lambda connection: create_user(connection, "acme", role="member", subject="ada"))
+    for subject in ("ada.l", "ada", None):
+        await database.write(lambda connection, subject=subject: change_user(connection, user.id, SECRET, subject=subject))  # type: ignore[misc]
+    former = msgspec.structs.replace(HOLDER, subject="ada.l")
+    for holder in (HOLDER, former):
+        assert await database.read(lambda connection, holder=holder: on_record(connection, holder, SECRET)) == holder  # type: ignore[misc]
+    await database.write(lambda connection: erase_user(connection, user.id, SECRET))
+    for holder in (HOLDER, former):
+        assert await database.read(lambda connection, holder=holder: on_record(connection, holder, SECRET)) == "the user was erased"  # type: ignore[misc]
+    assert isinstance(await database.read(lambda connection: on_record(connection, HOLDER, b"another secret")), Principal)
 
 
 async def test_an_erased_user_stays_out_with_a_token_until_they_are_made_anew(database: Database) -> None:

@@ -207,7 +207,7 @@ async def test_a_key_acts_for_its_user_and_team_and_follows_its_user_to_another_
     principal = await worker.principal(made.key)
     assert principal is not None
     assert (principal.user, principal.team) == (user.id, one.id)
-    await write(database, lambda c: change_user(c, user.id, team=two.id))
+    await write(database, lambda c: change_user(c, user.id, SECRET, team=two.id))
     moved = await worker.principal(made.key)
     assert moved is not None
     assert moved.team == two.id
@@ -225,7 +225,7 @@ async def test_the_keys_of_whoever_is_gone_are_dead_within_a_second_and_come_bac
     async def change(gone: bool) -> None:
         match way:
             case "user disabled":
-                await write(database, lambda c: change_user(c, user.id, disabled=gone))
+                await write(database, lambda c: change_user(c, user.id, SECRET, disabled=gone))
             case "user erased":
                 await write(database, lambda c: c.execute(users.update().values(erased_at=time.time() if gone else None)))
             case _:
@@ -263,7 +263,7 @@ async def test_a_users_role_bounds_their_keys_also_afterwards(database: Database
     first = await worker.principal(made.key)
     assert first is not None
     assert first.role == key
-    await write(database, lambda c: change_user(c, user.id, role=after))
+    await write(database, lambda c: change_user(c, user.id, SECRET, role=after))
     then = await worker.principal(made.key)
     assert (None if then is None else then.role) == acts_as
 
@@ -279,7 +279,7 @@ async def test_a_key_does_not_do_more_than_its_user_and_is_not_for_somebody_gone
     with pytest.raises(Unknown):
         await make(database, user=stranger.id)
     await write(database, lambda c: change_team(c, other.id, archived=True))
-    await write(database, lambda c: change_user(c, user.id, disabled=True))
+    await write(database, lambda c: change_user(c, user.id, SECRET, disabled=True))
     for fields in ({"team": other.id}, {"user": user.id}):
         with pytest.raises(InvalidName, match=r"archived|disabled"):
             await make(database, **fields)

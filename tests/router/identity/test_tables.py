@@ -52,7 +52,7 @@ async def test_going_back_revokes_the_keys_that_an_older_release_would_let_do_mo
         key("disabled", user=disabled.id)
         key("orphan", user=orphan.id)
         change_team(connection, gone.id, archived=True)
-        change_user(connection, disabled.id, disabled=True)
+        change_user(connection, disabled.id, SECRET, disabled=True)
 
     await database.write(prepare)
     await asyncio.to_thread(lambda: database.alter_blocking(lambda connection: downgrade(connection, MIGRATIONS, "0004_kept")))

@@ -10,6 +10,8 @@ from config.database import Database
 from router.identity import teams, users
 from router.identity.errors import Exists, InvalidName, Unknown
 
+SECRET = b"a secret of the tests"
+
 
 async def team(database: Database, name: str = "Research", tenant: str = "acme") -> teams.Team:
     return await database.write(lambda connection: teams.create_team(connection, tenant, name))
@@ -60,10 +62,10 @@ async def test_a_subject_is_one_users_of_a_tenant_and_none_is_anybodys(database:
     await user(database, tenant="globex", subject="auth0|1")
     nobody, no_one = await user(database), await user(database)
     with pytest.raises(Exists):
-        await database.write(lambda c: users.change_user(c, nobody.id, subject="auth0|1"))
-    gone = await database.write(lambda c: users.change_user(c, ada.id, subject=None, email=None, display_name=None))
+        await database.write(lambda c: users.change_user(c, nobody.id, SECRET, subject="auth0|1"))
+    gone = await database.write(lambda c: users.change_user(c, ada.id, SECRET, subject=None, email=None, display_name=None))
     assert (gone.subject, gone.email, gone.display_name) == (None, None, None)
-    assert (await database.write(lambda c: users.change_user(c, no_one.id, subject="auth0|1"))).subject == "auth0|1"
+    assert (await database.write(lambda c: users.change_user(c, no_one.id, SECRET, subject="auth0|1"))).subject == "auth0|1"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ async def test_what_a_user_cannot_be_is_refused_by_the_field_at_fault(database: 
         await user(database, **fields)
     assert failed.value.field == field
     with pytest.raises(InvalidName) as failed:
-        await database.write(lambda c: users.change_user(c, made.id, **fields))
+        await database.write(lambda c: users.change_user(c, made.id, SECRET, **fields))
     assert failed.value.field == field
     assert await database.read(users.list_users) == [made]
 
@@ -88,20 +90,20 @@ async def test_a_user_is_in_a_live_team_of_the_same_tenant(database: Database) -
         with pytest.raises(Unknown):
             await user(database, team=wrong)
         with pytest.raises(Unknown):
-            await database.write(lambda c, wrong=wrong: users.change_user(c, made.id, team=wrong))  # type: ignore[misc]
+            await database.write(lambda c, wrong=wrong: users.change_user(c, made.id, SECRET, team=wrong))  # type: ignore[misc]
     assert [each.id for each in await database.read(lambda c: users.list_users(c, "acme", mine.id))] == [made.id]
     assert await database.read(lambda c: users.list_users(c, "acme", "a\0b")) == []
     await database.write(lambda c: teams.change_team(c, mine.id, archived=True))
     with pytest.raises(InvalidName, match="archived"):
         await user(database, team=mine.id)
-    assert (await database.write(lambda c: users.change_user(c, made.id, team=None))).team is None
+    assert (await database.write(lambda c: users.change_user(c, made.id, SECRET, team=None))).team is None
 
 
 async def test_an_erased_user_is_not_changed(database: Database) -> None:
     made = await user(database)
     await database.write(lambda c: c.execute(users.users.update().values(erased_at=1.0)) and None)
     with pytest.raises(InvalidName, match="erased"):
-        await database.write(lambda c: users.change_user(c, made.id, disabled=False))
+        await database.write(lambda c: users.change_user(c, made.id, SECRET, disabled=False))
 
 
 @pytest.mark.parametrize("id", ["", "nothing", "a\0b", "x" * 1000, "'; DROP TABLE users; --"])

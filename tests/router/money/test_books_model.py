@@ -29,13 +29,14 @@ from adapters.types import Usage
 from config.database import Database, Work, open_database
 from config.prices import FREE, Price
 from router.audit.seal_check import check_seals
+from router.audit.tables import audit_heads, audit_log, ledger_seals
 from router.audit.triggers import changeable
 from router.launch import migrate_state
 from router.money.accounting import Accounting
 from router.money.batch import Entry, Next, Open, Release, Settle
 from router.money.books import BudgetExceeded
 from router.money.recovery import recover
-from router.money.sealing import ledger_heads, ledger_seals
+from router.money.sealing import ledger_heads
 from router.money.settlement import AttemptPlan, Booking, Caps, Counter, Level, Settlement
 from router.tables import budgets, ledger, reservations
 from tests.router.money.books_model import REFUSED, TAKEN, Came, Model
@@ -442,8 +443,8 @@ class Books(RuleBasedStateMachine):
 
 
 def _empty(connection: Connection) -> None:
-    with changeable(connection, "ledger"):
-        for table in (budgets, reservations, ledger, ledger_heads, ledger_seals):
+    with changeable(connection, "ledger", "audit_log"):
+        for table in (budgets, reservations, ledger, ledger_heads, ledger_seals, audit_log, audit_heads):
             connection.execute(delete(table))
 
 
