@@ -67,7 +67,10 @@ def principal_of_certificate(client: ClientCertificate) -> Principal:
 
 
 def stable_id(kind: str, *parts: str) -> str:
-    """An id of 37 characters that names nobody, and is the same for the same parts: parts are told apart whatever is in them."""
+    """An id of 37 characters, the same for the same parts: parts are told apart whatever is in them.
+
+    Whoever can guess the parts can confirm the guess by it, so it leaves the door only under a key (`router.identity.holders.holder_id`).
+    """
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return f"{kind}:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, delete, select
 
 from config.database import Database
 from router.audit.tables import prompts
+from router.identity.holders import holder_ids
 from router.identity.tables import users
-from router.identity.users import forget_user
+from router.identity.users import forget_user, get_user
 from router.kept.tables import conversations, idempotency, kept_responses, remembered_parts
 
 KEPT = {
@@ -38,13 +39,19 @@ class Erased(Struct, frozen=True):
 
 
 def erase_user(connection: Connection, user_id: str, secret: bytes, tenant: str | None = None) -> Erased:
-    """Delete what is kept of a user, and what names them. Ledger, decisions and audit entries keep the user's id, so sums and chain stay as they are.
+    """Delete what is kept of a user, from before they were on record too, and what names them.
+
+    Ledger, decisions and audit entries keep the user's id, so sums and chain stay as they are.
 
     Within a transaction that also records it. `secret` is the service's. With `tenant` only one of that tenant's. Raises `Unknown`.
     Erasing once more takes what came since.
     """
+    subject = get_user(connection, user_id, tenant).subject
     user = forget_user(connection, user_id, secret, tenant)  # first: no key of theirs asks for anything more
-    deleted = {name: connection.execute(delete(table).where(table.c.user_id == user.id)).rowcount for name, table in KEPT.items()}
+    theirs = [user.id, *(holder_ids(connection, secret, subject) if subject is not None else ())]
+    deleted = {
+        name: connection.execute(delete(table).where(table.c.tenant == user.tenant, table.c.user_id.in_(theirs))).rowcount for name, table in KEPT.items()
+    }
     return Erased(user.id, user.tenant, deleted)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import msgspec
 import structlog
 from litestar.types import Scope
 
@@ -27,7 +28,7 @@ from router.credentials.presented import LONGEST, Malformed, presented_key
 from router.credentials.slowing import Slowing, TooMany
 from router.http.errors import ApiError
 from router.http.peer import client_address
-from router.identity.holders import on_record
+from router.identity.holders import holder_id, on_record
 
 if TYPE_CHECKING:
     from router.telemetry import Metrics
@@ -167,20 +168,26 @@ class Door:
     async def _inside(self, scope: Scope, principal: Principal) -> Principal:
         """The principal as this service knows it: its tenant must be there, and where its user and team are on record, what stands there holds.
 
-        (Keys' own look-up knows all that.) Raises `ApiError` 403.
+        (Keys' own look-up knows all that.) Whoever comes without a key of ours goes by an id that only the secret gives. Raises `ApiError` 403.
         """
-        if principal.platform or principal.key_id.startswith("key_"):
+        if principal.key_id.startswith("key_"):
             return principal
+        if principal.platform:
+            return self._called(principal)
         now, name = time.monotonic(), (principal.tenant, principal.key_id)
         known = self._people.get(name)
         if known is None or known[1] != principal or now - known[0] >= PEOPLE_SECONDS:
-            found = await self._database.read(lambda connection: on_record(connection, principal, self._service_secret))
+            found = await self._database.read(lambda connection: on_record(connection, self._called(principal), self._service_secret))
             if len(self._people) >= MOST_PEOPLE:
                 self._people.clear()
             known = self._people[name] = (now, principal, found)
         if isinstance(known[2], str):
             raise self._no_access(scope, known[2])
         return known[2]
+
+    def _called(self, principal: Principal) -> Principal:
+        called = holder_id(self._service_secret, principal.key_id)
+        return msgspec.structs.replace(principal, key_id=called, user=called)
 
     def _refusal(self, scope: Scope, reason: Reason, detail: str) -> ApiError:
         self._note(scope, reason, detail)

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import hmac
+import re
 from typing import cast
 
 import msgspec
 from sqlalchemy import Connection, or_, select
 
 from policies.access import TENANT_ROLES, Principal, TenantRole, lesser
+from policies.claims import stable_id
 from router.identity.tables import teams, tenants, users
 from router.identity.users import was_erased
+from router.tables import policy_versions
+
+_ISSUER = re.compile(r"""issuer["']?\s*:\s*["']?([^\s"',}]+)""")
+
+
+def holder_id(secret: bytes, plain: str) -> str:
+    """What somebody who comes with a token or certificate is called: of 37 characters too, and told from nothing without the service's secret."""
+    kind, _, _ = plain.partition(":")
+    return f"{kind}:{hmac.digest(secret, b'headgate holder v1 ' + plain.encode(), 'sha256')[:16].hex()}"
+
+
+def holder_ids(connection: Connection, secret: bytes, subject: str) -> list[str]:
+    """What a subject was called before it was on record, by any issuer that a policy here ever had."""
+    texts = connection.execute(select(policy_versions.c.text).where(policy_versions.c.text.contains("issuer"))).scalars()
+    issuers = {found for text in texts for found in _ISSUER.findall(text)}  # what is no issuer's name after all called nobody anything
+    return [holder_id(secret, stable_id("oidc", issuer, subject)) for issuer in sorted(issuers)]
 
 
 def on_record(connection: Connection, principal: Principal, secret: bytes) -> Principal | str:

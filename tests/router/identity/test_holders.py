@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert, select
 
 from config.database import Database, open_database
 from policies.access import Principal, Role
+from policies.claims import stable_id
+from router import policy_store
 from router.audit.erasing import erase_user
-from router.identity.holders import on_record
+from router.audit.tables import prompts
+from router.identity.holders import holder_id, on_record
 from router.identity.teams import change_team, create_team
 from router.identity.tenants import create_tenant
 from router.identity.users import change_user, create_user
@@ -104,3 +107,36 @@ async def test_an_archived_team_keeps_no_owner_out(database: Database, recorded:
     assert (found.role, found.team, found.team_name, found.user) == ("owner", "", "", user.id if user else "oidc:1")
     admin = msgspec.structs.replace(owner, role="admin")
     assert await database.read(lambda connection: on_record(connection, admin, SECRET)) == "the team is archived"
+
+
+POLICIES = (
+    "version: 1\ndefault: extractive\nidentity: {issuers: {corp: {issuer: https://id.example.com/a, audience: x}}}\n",
+    '{"version": 1, "default": "extractive", "identity": {"issuers": {"corp": {"issuer": "https://other.example.com", "audience": "x"}}}}',
+)
+
+
+async def test_erasing_reaches_what_a_holder_left_before_they_were_on_record_and_nobody_elses(database: Database) -> None:
+    for text in POLICIES:
+        await database.write(lambda connection, text=text: policy_store.add_version(connection, text, source="api", author=""))  # type: ignore[misc]
+    issuers = ("https://id.example.com/a", "https://other.example.com")
+    hers = [holder_id(SECRET, stable_id("oidc", issuer, "ada")) for issuer in issuers]
+    other, foreign = holder_id(SECRET, stable_id("oidc", issuers[0], "eve")), holder_id(b"another", stable_id("oidc", issuers[0], "ada"))
+    kept = [("acme", user) for user in (*hers, other, foreign)] + [("globex", hers[0])]
+
+    def leave(connection: Connection) -> None:
+        about = {"data_class": "internal", "created_at": 0.0, "expires_at": 9e9, "content": b""}
+        rows = [{"request_id": f"r{number}", "tenant": tenant, "user_id": user, **about} for number, (tenant, user) in enumerate(kept)]
+        connection.execute(insert(prompts), rows)
+
+    await database.write(leave)
+    user = await database.write(lambda connection: create_user(connection, "acme", role="member", subject="ada"))
+    done = await database.write(lambda connection: erase_user(connection, user.id, SECRET, "acme"))
+    assert done.deleted["prompts"] == 2
+    left = await database.read(lambda connection: {(row.tenant, row.user_id) for row in connection.execute(select(prompts))})
+    assert left == set(kept[2:])
+
+
+def test_a_holders_id_tells_nothing_without_the_secret() -> None:
+    plain = stable_id("oidc", "https://id.example.com", "ada@example.com")
+    assert holder_id(SECRET, plain) != holder_id(b"another secret", plain) != plain
+    assert (len(holder_id(SECRET, plain)), holder_id(SECRET, plain)[:5]) == (37, "oidc:")
