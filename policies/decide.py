@@ -211,7 +211,8 @@ def constraint(policy: Policy, features: Features, state: State, locks: list[Rul
         return Exclusion(name, "max_cost", f"it may cost up to ${now.upper_cost_usd:.6g}, and the request allows ${features.max_cost_usd:.6g}")
     least_cost_usd = now.upper_cost_usd if now.least_cost_usd is None else now.least_cost_usd
     if state.remaining_usd is not None and least_cost_usd > max(state.remaining_usd, 0.0):
-        return Exclusion(name, "budget", f"it may cost up to ${least_cost_usd:.6g}, and ${max(state.remaining_usd, 0.0):.6g} of the budget are left")
+        cost = f"may cost up to ${now.upper_cost_usd:.6g}" if least_cost_usd == now.upper_cost_usd else f"needs ${least_cost_usd:.6g} even for a short answer"
+        return Exclusion(name, "budget", f"it {cost}, and ${max(state.remaining_usd, 0.0):.6g} of the budget are left")
     if not now.ready:
         return Exclusion(name, "unavailable", now.reason or "it is not ready")
     return None

@@ -6,6 +6,7 @@ import os
 import sys
 
 import click
+import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import SettingsError
@@ -39,6 +40,7 @@ for command in (serve, policy, tenants, teams, users, keys, documents, usage, st
 
 def main() -> None:
     """Run the command line; what a user can mend is one clear message, never a traceback."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))  # a program may read what a command prints
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

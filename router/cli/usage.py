@@ -72,7 +72,7 @@ def usage(tenant: str | None, since: str | None, until: str | None, by: str | No
         click.echo()
         print_table(
             ["TENANT", "BUDGET OF", "PERIOD", "SPENT USD", "RESERVED USD", "CAP USD"],
-            [[line.tenant, line.scope, line.period, f"{line.spent_usd:.6f}", f"{line.reserved_usd:.6f}", f"{line.cap_usd:.2f}"] for line in capped],
+            [[line.tenant, line.scope, line.period, f"{line.spent_usd:.6f}", f"{line.reserved_usd:.6f}", f"{line.cap_usd:.6f}"] for line in capped],
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -96,6 +97,16 @@ def test_whole_books_verify_and_a_changed_counter_is_named(headgate: Command, tm
     done = headgate("ledger", "verify")
     assert done.status == 1
     assert "budgets: row acme month:2026-11, column spent: is not the sum of the ledger's rows; expected 0, found 7" in done.out
+
+
+def test_what_a_command_logs_is_not_among_what_it_prints(headgate: Command, tmp_path: Path) -> None:
+    headgate("tenants", "create", "acme")
+    with closing(sqlite3.connect(tmp_path / "var" / "headgate.db")) as connection:
+        connection.execute("DELETE FROM audit_heads")
+        connection.commit()
+    done = headgate("audit", "export")
+    assert "audit_discontinued" in done.err
+    assert [json.loads(line)["action"] for line in done.out.splitlines()][-2:] == ["audit.discontinued", "audit.read"]
 
 
 @pytest.fixture
