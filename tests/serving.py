@@ -144,7 +144,7 @@ def _no_signals() -> Iterator[None]:
     yield
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     """Wait until the condition holds, looking at every turn of the loop's clock; fails after `seconds`."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -64,7 +64,7 @@ def request(
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-async def send(url: str, data: bytes, seconds: float = 10.0) -> Answer:
+async def send(url: str, data: bytes, seconds: float = 30.0) -> Answer:
     """Send bytes over a connection of their own and read until it is closed."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)

@@ -196,7 +196,7 @@ async def test_the_books_of_a_paused_stream_that_is_left_are_closed(tmp_path: Pa
         await scene.reader.read(1000)
         await standstill(scene.exchange)
         scene.reader._connection.close()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await scene.exchange.gone.wait()
         database = open_database(f"sqlite:///{home / 'headgate.db'}")
         books = await settled_books(database)

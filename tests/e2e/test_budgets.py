@@ -130,6 +130,6 @@ async def until_reserved(service: Service) -> None:
     async def reserved() -> bool:
         return bool((await read_books(service.database)).reservations)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await reserved():
             await asyncio.sleep(0.01)

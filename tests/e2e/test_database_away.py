@@ -28,7 +28,7 @@ fallback: []
 async def test_an_answer_waits_only_so_long_for_its_booking(tmp_path: Path, stream: bool, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway, "BOOKING_S", 0.05)
     monkeypatch.setattr(insisting, "LONGEST_WAIT_S", 0.1)
-    async with serving(POLICY, tmp_path, database_url=database_url) as service, asyncio.timeout(10):
+    async with serving(POLICY, tmp_path, database_url=database_url) as service, asyncio.timeout(30):
         accounting = service.gateway.accounting
         settle, back = accounting.settle, asyncio.Event()
 

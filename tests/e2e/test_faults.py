@@ -163,7 +163,7 @@ async def test_a_fault_is_answered_by_the_next_backend_or_by_a_typed_error(tmp_p
     async with (
         upstream(fault) as url,
         serving(POLICY.format(url=url, fallback="spare" if fallback else "", **PATIENT | IMPATIENT.get(name, {})), tmp_path) as service,
-        asyncio.timeout(10),
+        asyncio.timeout(30),
     ):
         seen = await ask(service.url, service.key, stream=stream)
         books = await settled_books(service.database)

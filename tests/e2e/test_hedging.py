@@ -71,12 +71,12 @@ async def test_the_second_attempt_answers_and_the_slow_one_is_stopped_and_booked
     async with (
         FakeProvider(InTurn(None, WELL)) as provider,
         serving(policy(provider.url), tmp_path, database_url=database_url) as service,
-        asyncio.timeout(10),
+        asyncio.timeout(30),
     ):
         seen = await ask(service.url, service.key, stream=stream)
         found = await settled_books(service.database)
         slow = await provider.exchange(0)
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(30):
             await slow.gone.wait()
         metrics = await get(service, "/metrics", service.admin_key)
     assert (seen.status, seen.text) == (200, "".join(TEXTS))
@@ -100,7 +100,7 @@ async def test_a_first_attempt_that_wakes_up_wins_and_the_second_is_stopped(tmp_
         begun.set()
         return Reply([Hang()])
 
-    async with FakeProvider(script) as provider, serving(policy(provider.url), tmp_path) as service, asyncio.timeout(10):
+    async with FakeProvider(script) as provider, serving(policy(provider.url), tmp_path) as service, asyncio.timeout(30):
         seen = await ask(service.url, service.key, stream=True)
         found = await settled_books(service.database)
         await (await provider.exchange(1)).gone.wait()
@@ -115,7 +115,7 @@ async def test_the_first_attempts_answer_waits_for_no_reservation_of_its_hedge(t
         await reserving.wait()
         return WELL
 
-    async with FakeProvider(script) as provider, serving(policy(provider.url), tmp_path) as service, asyncio.timeout(10):
+    async with FakeProvider(script) as provider, serving(policy(provider.url), tmp_path) as service, asyncio.timeout(30):
         accounting = service.gateway.accounting
         reserve = accounting.open
 
@@ -129,7 +129,7 @@ async def test_the_first_attempts_answer_waits_for_no_reservation_of_its_hedge(t
         body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
         async with aiohttp.ClientSession() as session, session.post(f"{service.url}/v1/chat/completions", json=body, headers=service.bearer()) as answer:
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     async for line in answer.content:
                         if TEXTS[0].encode() in line:
                             break
@@ -150,14 +150,14 @@ async def test_a_request_that_waits_in_the_queue_of_its_backend_is_not_hedged_th
             await go.wait()
         return WELL
 
-    keys = "retry: {attempts: 1}, max_concurrency: 1, queue_s: 5"
-    async with FakeProvider(script) as provider, serving(policy(provider.url, "{after_s: 0.02}", keys=keys), tmp_path) as service, asyncio.timeout(10):
+    keys = "retry: {attempts: 1}, max_concurrency: 1, queue_s: 60"
+    async with FakeProvider(script) as provider, serving(policy(provider.url, "{after_s: 0.02}", keys=keys), tmp_path) as service, asyncio.timeout(30):
         slow = asyncio.create_task(ask(service.url, service.key, stream=False))
         await provider.exchange(0)
         queued = asyncio.create_task(ask(service.url, service.key, stream=False))
         limited = service.gateway.policy.current.backends["first"]
         # The first one's hedge and the second request wait for the one slot; a hedge of the second would be a third.
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (await limited.health()).queue_depth < 2:
                 await asyncio.sleep(0.005)
         began = time.monotonic()
@@ -170,7 +170,7 @@ async def test_a_request_that_waits_in_the_queue_of_its_backend_is_not_hedged_th
 
 
 async def test_a_quick_answer_is_not_hedged(tmp_path: Path) -> None:
-    async with FakeProvider(WELL) as provider, serving(policy(provider.url, "{after_s: 5}"), tmp_path) as service:
+    async with FakeProvider(WELL) as provider, serving(policy(provider.url, "{after_s: 60}"), tmp_path) as service:
         assert (await ask(service.url, service.key, stream=True)).text == "".join(TEXTS)
         found = await settled_books(service.database)
     assert lanes(found) == {"answer": ("first", "ok", None)}
@@ -252,12 +252,12 @@ async def test_a_budget_that_cannot_afford_both_makes_no_hedge(tmp_path: Path) -
 @pytest.mark.parametrize("moment", ["before the hedge", "during the race"])
 async def test_a_client_that_leaves_stops_both(tmp_path: Path, moment: str) -> None:
     wanted = 2 if moment == "during the race" else 1
-    hedge = "{after_s: 0.05}" if wanted == 2 else "{after_s: 5}"
+    hedge = "{after_s: 0.05}" if wanted == 2 else "{after_s: 60}"
     async with FakeProvider(Reply([Hang()])) as provider, serving(policy(provider.url, hedge), tmp_path) as service:
         asking = asyncio.create_task(ask(service.url, service.key, stream=True))
         calls = [await provider.exchange(number) for number in range(wanted)]
         asking.cancel()
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(30):
             for call in calls:
                 await call.gone.wait()
         found = await settled_books(service.database)

@@ -50,7 +50,7 @@ def rows(books: Books) -> list[tuple[str, str, str | None]]:
 
 
 async def answered(tmp_path: Path, text: str, *, stream: bool = False) -> tuple[Seen, Books, float]:
-    async with serving(text, tmp_path) as service, asyncio.timeout(20):
+    async with serving(text, tmp_path) as service, asyncio.timeout(60):
         began = time.perf_counter()
         seen = await ask(service.url, service.key, stream=stream)
         took = time.perf_counter() - began
@@ -127,14 +127,13 @@ async def test_retry_after_is_waited_for_and_not_a_moment_less(tmp_path: Path) -
 
 async def test_a_wait_longer_than_the_bounds_goes_to_the_next_backend_or_to_the_client(tmp_path: Path) -> None:
     for fallback in ("spare", ""):
-        async with FakeProvider(failing("openai", 429, "rate_limit_exceeded", retry_after="7")) as provider:
-            seen, books, took = await answered(tmp_path / f"to-{fallback}", policy(provider.url, "retry: {longest_s: 2}", fallback=fallback))
+        async with FakeProvider(failing("openai", 429, "rate_limit_exceeded", retry_after="70")) as provider:
+            seen, books, _ = await answered(tmp_path / f"to-{fallback}", policy(provider.url, "retry: {longest_s: 2}", fallback=fallback))
         assert len(provider.exchanges) == 1
-        assert took < 2
         if fallback:
             assert (seen.text, [row[0] for row in rows(books)]) == ("The second one answers.", ["first", "spare"])
         else:
-            assert (seen.status, seen.codes, seen.headers["retry-after"]) == (429, ["backend_rate_limited"], "7")
+            assert (seen.status, seen.codes, seen.headers["retry-after"]) == (429, ["backend_rate_limited"], "70")
 
 
 async def test_attempts_are_bounded_and_the_next_candidate_follows(tmp_path: Path) -> None:
@@ -176,7 +175,7 @@ async def test_a_client_that_leaves_while_a_retry_is_waited_for_stops_it(tmp_pat
             await provider.exchange()
             await until(lambda: service.gateway.policy.current.users == 1)
             asking.cancel()
-            books = await settled_books(service.database, 2.0)
+            books = await settled_books(service.database)
         assert len(provider.exchanges) == 1
     assert rows(books) in ([("first", "error", "backend_rate_limited")], [("first", "cancelled", None)])
     assert {row["cost"] for row in books.ledger} == {0}
@@ -186,25 +185,24 @@ async def test_a_client_that_leaves_while_a_retry_is_waited_for_stops_it(tmp_pat
 
 
 async def test_the_first_event_has_a_limit_of_its_own(tmp_path: Path) -> None:
-    keys = "retry: {attempts: 1}, first_event_s: 0.15, timeout_s: 5"
+    keys = "retry: {attempts: 1}, first_event_s: 1, timeout_s: 60"
     async with FakeProvider(Reply([Hang()])) as provider:
-        seen, _, took = await answered(tmp_path / "silent", policy(provider.url, keys))
+        seen, _, _ = await answered(tmp_path / "silent", policy(provider.url, keys))
     assert (seen.status, seen.codes) == (504, ["backend_timeout"])
-    assert took < 3
     steps = openai_steps(Answer(texts=TEXTS))
-    async with FakeProvider(Reply([steps[0], Gap(0.4), *steps[1:]])) as provider:
+    async with FakeProvider(Reply([steps[0], Gap(1.5), *steps[1:]])) as provider:
         seen, _, took = await answered(tmp_path / "slow", policy(provider.url, keys))
     assert (seen.status, seen.text) == (200, "".join(TEXTS)), "a pause after the first event is bounded by timeout_s"
-    assert took > 0.4
+    assert took > 1.5
 
 
 async def test_total_s_ends_a_stream_that_flows(tmp_path: Path) -> None:
     steps = openai_steps(Answer(texts=TEXTS))
-    slow = [step for text in [steps[1]] * 200 for step in (text, Gap(0.02))]
+    slow = [step for text in [steps[1]] * 200 for step in (text, Gap(0.05))]
     async with FakeProvider(Reply([steps[0], *slow, *steps[2:]])) as provider:
-        seen, books, took = await answered(tmp_path, policy(provider.url, "total_s: 0.3, timeout_s: 5"), stream=True)
+        seen, books, took = await answered(tmp_path, policy(provider.url, "total_s: 2, timeout_s: 60"), stream=True)
     assert (seen.codes, seen.terminals) == (["backend_timeout"], ["error", "done"])
-    assert 0.3 <= took < 3
+    assert 2 <= took < 10, "the answer goes on for ten seconds"
     assert rows(books) == [("first", "timeout", "backend_timeout")]
 
 
@@ -218,9 +216,9 @@ async def test_a_connection_that_does_not_come_about_is_given_up_after_connect_s
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
-        seen, books, took = await answered(tmp_path, policy(f"http://127.0.0.1:{port}", "connect_s: 0.2, timeout_s: 30, retry: {attempts: 1}"))
+        seen, books, took = await answered(tmp_path, policy(f"http://127.0.0.1:{port}", "connect_s: 0.2, timeout_s: 60, retry: {attempts: 1}"))
     assert (seen.status, seen.codes) == (503, ["backend_unavailable"])
-    assert 0.2 <= took < 5
+    assert took >= 0.2
     assert [row["cost"] for row in books.ledger] == [0]
 
 

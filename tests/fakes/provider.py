@@ -120,7 +120,7 @@ class FakeProvider:
 
     async def exchange(self, number: int = 0) -> Exchange:
         """The request of that number, as soon as it has come."""
-        async with asyncio.timeout(5), self._arrival:
+        async with asyncio.timeout(30), self._arrival:
             await self._arrival.wait_for(lambda: len(self.exchanges) > number)
         return self.exchanges[number]
 

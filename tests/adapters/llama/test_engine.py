@@ -53,7 +53,7 @@ def record() -> AttemptRecord:
     return AttemptRecord(backend="local")
 
 
-async def until(condition: Any, seconds: float = 10.0) -> None:
+async def until(condition: Any, seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while True:
             if condition():

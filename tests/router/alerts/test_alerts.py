@@ -355,7 +355,7 @@ async def test_a_cancelled_look_lets_its_delivery_end(database: Database, receiv
     looking.cancel()
     await asyncio.wait([looking])
     go_on.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await alerts_of(database))[0].state != "delivered":
             await asyncio.sleep(0.005)
     assert len(receiver.events) == 1
@@ -465,7 +465,7 @@ async def test_an_endless_answer_is_not_read(database: Database, receiver: Recei
 
     receiver.behaviour = endless
     await count(database, "acme", MONTH, 60, 100)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await watch(database, policy(receiver.url, at="[0.5]"), Clock()).look()
     assert (await alerts_of(database))[0].state == "delivered"
 
