@@ -13,8 +13,9 @@ from router.audit.changes import recorded_corrections
 from router.audit.log import AuditLog
 from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table
 from router.cli.usage import ledger
+from router.money.differences import Difference
 from router.money.exports import InvalidExport, parse_export
-from router.money.reconciliation import Difference, NoSuchProvider, NotByRequest
+from router.money.reconciliation import NoSuchProvider, NotByRequest
 from router.money.reconciliation import reconcile as compare
 from router.money.sealing import SealKey
 

@@ -6,12 +6,11 @@ transaction; a file that is applied twice books nothing the second time; what th
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -24,12 +23,12 @@ from config.prices import Price
 from router.ids import fresh_id
 from router.money.batch import move_counters
 from router.money.books import write_rows
+from router.money.differences import Difference, told
 from router.money.exports import Export, Reported, undated
-from router.money.periods import DAY_S, parse_moment
+from router.money.pairing import AttemptKey, pair
 from router.money.rollup import SUMMED, usage_days
 from router.money.sealing import LedgerChain, SealKey
 from router.money.settlement import LARGEST_AMOUNT, Counter
-from router.storage.tables import OPENING
 from router.tables import ledger
 
 RECONCILE_LOCK = STATE_LOCK + 20
@@ -41,26 +40,6 @@ _AT_ONCE = 200
 
 PROVIDERS = {"google": "gcp.gemini", "gemini": "gcp.gemini"}
 """Other words for a provider than the ledger's."""
-
-Kind = Literal["not_in_ledger", "not_in_export", "differs", "ambiguous"]
-AttemptKey = tuple[str, int, str]
-
-
-class Difference(Struct, frozen=True, kw_only=True):
-    """One of them. `name` is the provider's id of the request, ours where it has none, or the day and model. `fields` are `[ours, theirs]`; cost in USD.
-
-    `estimated`: the ledger's figures were an estimate. `booked`: a correction now makes them equal.
-    """
-
-    kind: Kind
-    name: str
-    request_id: str | None = None
-    attempt: int | None = None
-    model: str = ""
-    estimated: bool = False
-    booked: bool = False
-    fields: dict[str, tuple[float, float]] = {}
-    detail: str = ""
 
 
 class Reconciliation(Struct, kw_only=True):
@@ -128,11 +107,12 @@ def reconcile(
         return result
     if unbilled and not export.dated:
         raise NotByRequest("without a column timestamp nobody knows which days the export covers, and so not what it would have to hold")
-    pairs, rest, absent = database.read_blocking(lambda connection: _paired(connection, export, provider))
+    pairing = database.read_blocking(lambda connection: pair(connection, export, provider))
+    pairs, rest = pairing.pairs, pairing.rest
     if unbilled:
-        pairs += [(Reported(request_id=key[0], cost=0, cache_read_input_tokens=0, cache_creation_input_tokens=0), key) for key, _ in absent]
+        pairs += [(Reported(request_id=key[0], cost=0, cache_read_input_tokens=0, cache_creation_input_tokens=0), key) for key, _ in pairing.absent]
     else:
-        rest += [difference for _, difference in absent]
+        rest += [difference for _, difference in pairing.absent]
     for start in range(0, len(pairs), _AT_ONCE):
         some = pairs[start : start + _AT_ONCE]
         if apply:
@@ -151,157 +131,6 @@ def reconcile(
 
 def _providers(connection: Connection) -> list[str]:
     return [str(row[0]) for row in connection.execute(select(usage_days.c.provider).distinct().order_by(usage_days.c.provider))]
-
-
-# --- which rows belong to which --------------------------------------------------------------------------------------------------------------
-
-
-class _Ours(Struct):
-    """What is known of an attempt before its rows are read together."""
-
-    provider_request_id: str | None
-    model: str
-    tokens: int
-    cost: int
-    estimated: bool
-    in_period: bool
-
-
-def _paired(
-    connection: Connection, export: Export, provider: str
-) -> tuple[list[tuple[Reported, AttemptKey]], list[Difference], list[tuple[AttemptKey, Difference]]]:
-    """Each row of the export with its attempt; what the ledger has not or nobody can tell; and the estimates that the export would have to hold."""
-    by_theirs = {row.provider_request_id: row for row in export.rows if row.provider_request_id}
-    by_ours: dict[str, list[Reported]] = {}
-    for row in export.rows:
-        if row.request_id:
-            by_ours.setdefault(_request_of(row), []).append(row)
-    attempts: dict[AttemptKey, _Ours] = {}
-    strong: dict[str, set[AttemptKey]] = {}
-    weak: dict[str, set[AttemptKey]] = {}
-    for key, booked in _attempt_rows(connection, export, provider):
-        theirs = booked["provider_request_id"]
-        if not export.dated and theirs not in by_theirs and booked["request_id"] not in by_ours and key not in attempts:
-            continue  # of all times: only what the export names is kept
-        if theirs in by_theirs:
-            strong.setdefault(theirs, set()).add(key)
-        if booked["request_id"] in by_ours:
-            weak.setdefault(booked["request_id"], set()).add(key)
-        ours = attempts.setdefault(key, _Ours(None, booked["model"], 0, 0, False, True))
-        ours.provider_request_id = ours.provider_request_id or theirs
-        ours.tokens += booked["input_tokens"] + booked["output_tokens"]
-        ours.cost += booked["cost"]
-        ours.estimated = ours.estimated or booked["usage_source"] == "estimated"
-        ours.in_period = ours.in_period and _within(booked["ended_at"], export)
-    pairs: list[tuple[Reported, AttemptKey]] = []
-    rest: list[Difference] = []
-    taken: set[AttemptKey] = set()
-    late: list[Reported] = []
-    for row in export.rows:  # what the provider's id tells comes before what ours leaves to guess
-        found = strong.get(row.provider_request_id, set())
-        if len(found) == 1:
-            (key,) = found
-            taken.add(key)
-            pairs.append((row, key))
-        elif found:
-            rest.append(_ambiguous(row, f"{len(found)} attempts of the ledger have this id"))
-            taken |= found
-        else:
-            late.append(row)
-    for row in late:
-        if (named := _attempt_of(row)) is not None:  # it says which attempt it means
-            if named in attempts and named not in taken and _may_be(attempts[named], row):
-                taken.add(named)
-                pairs.append((row, named))
-            else:
-                rest.append(Difference(kind="not_in_ledger", name=row.name, request_id=named[0], attempt=named[1], model=row.model, fields=_told(row)))
-            continue
-        found = {key for key in weak.get(row.request_id, ()) if key not in taken and _may_be(attempts[key], row)}
-        same = [other for other in by_ours.get(row.request_id, ()) if other is not row and not strong.get(other.provider_request_id)]
-        if not found:
-            rest.append(Difference(kind="not_in_ledger", name=row.name, request_id=row.request_id or None, model=row.model, fields=_told(row)))
-        elif len(found) > 1 or same:
-            rest.append(_ambiguous(row, f"{len(found)} attempts of this request may be meant by {1 + len(same)} rows of the export"))
-        else:
-            (key,) = found
-            taken.add(key)
-            pairs.append((row, key))
-    absent: list[tuple[AttemptKey, Difference]] = []
-    for key, ours in attempts.items():
-        if key not in taken and export.dated and ours.in_period and (ours.tokens or ours.cost):
-            difference = Difference(
-                kind="not_in_export",
-                name=ours.provider_request_id or key[0],
-                request_id=key[0],
-                attempt=key[1],
-                model=ours.model,
-                estimated=ours.estimated,
-                fields={"cost_usd": (usd_float(ours.cost), 0.0)},
-            )
-            if ours.estimated:
-                absent.append((key, difference))
-            else:
-                rest.append(difference)
-    return pairs, rest, absent
-
-
-def _attempt_rows(connection: Connection, export: Export, provider: str) -> Iterator[tuple[AttemptKey, Mapping[Any, Any]]]:
-    columns = ledger.c
-    query = select(
-        columns.request_id,
-        columns.attempt,
-        columns.purpose,
-        columns.provider_request_id,
-        columns.usage_source,
-        columns.model,
-        columns.input_tokens,
-        columns.output_tokens,
-        columns.cost,
-        columns.ended_at,
-    ).where(columns.provider == provider, columns.entry != OPENING)
-    if export.since is not None and export.until is not None:  # a day more on both sides: a request may end in another day than the provider's clock has it
-        since, until = parse_moment(export.since) - DAY_S, parse_moment(export.until) + 2 * DAY_S
-        query = query.where(columns.ended_at >= since, columns.ended_at < until)
-    for row in connection.execute(query.execution_options(yield_per=1000)).mappings():
-        yield (row["request_id"], row["attempt"], row["purpose"]), row
-
-
-def _within(moment: float, export: Export) -> bool:
-    if export.since is None or export.until is None:
-        return True
-    return parse_moment(export.since) <= moment < parse_moment(export.until) + DAY_S
-
-
-_REFERENCE = re.compile(r"(.+)/([a-z]+)/([1-9][0-9]{0,8})")
-
-
-def _attempt_of(row: Reported) -> AttemptKey | None:
-    """The attempt that an export names as Headgate names it to providers (`ID/answer/1`)."""
-    found = _REFERENCE.fullmatch(row.request_id)
-    return None if found is None else (found[1], int(found[3]), found[2])
-
-
-def _request_of(row: Reported) -> str:
-    named = _attempt_of(row)
-    return row.request_id if named is None else named[0]
-
-
-def _may_be(ours: _Ours, row: Reported) -> bool:
-    """Whether an attempt that our own request id points to may be the one: not one that has another id of the provider's, nor one that used nothing."""
-    if row.provider_request_id:
-        return ours.provider_request_id is None and (ours.estimated or bool(ours.tokens))
-    return bool(ours.tokens or ours.cost)
-
-
-def _ambiguous(row: Reported, detail: str) -> Difference:
-    return Difference(kind="ambiguous", name=row.name, request_id=row.request_id or None, model=row.model, fields=_told(row), detail=detail)
-
-
-def _told(row: Reported) -> dict[str, tuple[float, float]]:
-    told: dict[str, tuple[float, float]] = {"input_tokens": (0, row.input_tokens), "output_tokens": (0, row.output_tokens)}
-    if row.cost is not None:
-        told["cost_usd"] = (0.0, usd_float(row.cost))
-    return told
 
 
 # --- comparing, and booking the difference ---------------------------------------------------------------------------------------------------
@@ -331,15 +160,15 @@ def _compare(
     spent: dict[Counter, int] = defaultdict(int)
     for theirs, key in pairs:
         correction, fields, estimated = _difference(rows[key], theirs)
-        told = theirs.line > 0
-        may = apply and (estimated or (reported and told))
+        listed = theirs.line > 0
+        may = apply and (estimated or (reported and listed))
         if may and (fields or estimated):
             corrections.append(correction)
             for counter in _counters(correction, began[key[0]]):
                 spent[counter] += correction["cost"]
         if fields:
             difference = Difference(
-                kind="differs" if told else "not_in_export",
+                kind="differs" if listed else "not_in_export",
                 name=theirs.name,
                 request_id=key[0],
                 attempt=key[1],
@@ -349,7 +178,7 @@ def _compare(
                 fields=fields,
             )
             done.differences.append(difference)
-        elif told:
+        elif listed:
             done.equal += 1
     move_counters(connection, {counter: (amount, 0) for counter, amount in spent.items()}, {})
     write_rows(connection, LedgerChain(seals), corrections)
@@ -440,15 +269,15 @@ def _compare_days(connection: Connection, export: Export, provider: str, result:
         found = ours.pop((theirs.day, theirs.model), None)
         if found is None or not any(found.values()):
             if theirs.input_tokens or theirs.output_tokens or theirs.cost:
-                result.note(Difference(kind="not_in_ledger", name=theirs.name, model=theirs.model, fields=_told(theirs)))
+                result.note(Difference(kind="not_in_ledger", name=theirs.name, model=theirs.model, fields=told(theirs)))
             else:
                 result.equal += 1
             continue
         fields: dict[str, tuple[float, float]] = {}
         for name in _BY_DAY:
-            told = getattr(theirs, name)
-            if told is not None and told != found[name]:
-                fields["cost_usd" if name == "cost" else name] = (usd_float(found[name]), usd_float(told)) if name == "cost" else (found[name], told)
+            figure = getattr(theirs, name)
+            if figure is not None and figure != found[name]:
+                fields["cost_usd" if name == "cost" else name] = (usd_float(found[name]), usd_float(figure)) if name == "cost" else (found[name], figure)
         if fields:
             result.note(Difference(kind="differs", name=theirs.name, model=theirs.model, fields=fields))
         else:
