@@ -85,12 +85,16 @@ def embedding(exchange: Exchange) -> Reply:
 
 @dataclass
 class Target:
-    """A service with objects of every kind. `ids` are those of its objects, by what their parameters are called; `within` says what is in which."""
+    """A service with objects of every kind. `ids` are those of its objects, by what their parameters are called; `within` says what is in which.
+
+    `callers` are the ids of the keys that it is called with: one that was revoked or replaced on the way would be refused everything after it.
+    """
 
     service: Service
     ids: Mapping[str, Sequence[str]]
     within: Mapping[str, str]
     policy: Mapping[str, Any]
+    callers: Sequence[str]
 
     def headers(self, caller: str) -> dict[str, str]:
         return {} if caller == "nobody" else self.service.bearer(self.key(caller))
@@ -118,6 +122,8 @@ async def target(home: Path, *, copies: int, database_url: str | None = None) ->
                     assert answer.status == 200, await answer.text()
                     return await answer.json()
 
+            async with session.get("/admin/keys", headers=service.bearer(service.admin_key)) as answer:
+                callers = [key["id"] for key in (await answer.json())["data"]]
             for number in range(copies):
                 team = (await post("/admin/teams", {"name": f"team {number}"}))["id"]
                 user = (await post("/admin/users", {"role": "member", "team": team, "subject": f"subject {number}"}))["id"]
@@ -142,7 +148,7 @@ async def target(home: Path, *, copies: int, database_url: str | None = None) ->
         ids["tenant"] = ["acme", "globex"]
         ids["name"] = ["auto", "echo", "far", "small", "scripted"]
         ids["month"] = ["2026-11", "2024-02"]
-        yield Target(service, ids, within, yaml.safe_load(policy))
+        yield Target(service, ids, within, yaml.safe_load(policy), callers)
 
 
 BODIES = {
@@ -229,7 +235,8 @@ async def fuzz(target: Target, caller: str, home: Path, *options: str) -> Figure
     (folder / "schemathesis.toml").write_text(configuration(target.ids))
     policies = {operation: [target.policy] for operation in ("PUT /admin/policy", "POST /admin/policy/validate")}
     named = {field: target.ids[kind] for field, kind in BODIES.items() if kind in target.ids}
-    (folder / "known.json").write_text(json.dumps({"ids": named, "within": target.within, "bodies": policies}))
+    known = {"ids": named, "within": target.within, "bodies": policies, "keys": target.ids["key_id"], "callers": target.callers}
+    (folder / "known.json").write_text(json.dumps(known))
     report = folder / "report.json"
     headers = [each for name, value in target.headers(caller).items() for each in ("--header", f"{name}: {value}")]
     process = await asyncio.create_subprocess_exec(

@@ -16,7 +16,7 @@ from typing import Any
 import schemathesis
 
 KNOWN = Path("known.json")
-"""Written by `schema_fuzzing`: `ids` of objects by the names of fields, what is `within` what, and `bodies` by operation.
+"""Written by `schema_fuzzing`: `ids` of objects by the names of fields, what is `within` what, `bodies` by operation, `keys`, and those of the `callers`.
 
 Those bodies take the place of the document's examples, and no field of theirs is changed: they are policies, where any strange one is a mistake.
 """
@@ -59,6 +59,14 @@ def map_path_parameters(context: Any, path_parameters: Any) -> Any:
         if path_parameters and {whole, part} <= path_parameters.keys() and path_parameters[whole] in known["within"]:
             path_parameters[part] = known["within"][path_parameters[whole]]
     return path_parameters
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """What is asked for a key that the service is called with is done to another: answers tell those ids too, and they are tried as well."""
+    if case.path_parameters and case.path_parameters.get("key_id") in known["callers"]:
+        keys = known["keys"]
+        case.path_parameters["key_id"] = keys[zlib.crc32(repr(case.path_parameters).encode()) % len(keys)]
 
 
 @schemathesis.hook
