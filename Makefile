@@ -44,8 +44,8 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 
 bench: $(INSTALLED)  ## Measure CPU per request and event, latency, memory and cold start
-	$(BIN)/python tests/bench/books.py
-	$(BIN)/python tests/bench/gateway.py
+	$(BIN)/python -m tests.bench.books
+	$(BIN)/python -m tests.bench.gateway
 	$(BIN)/python -m tests.bench.limits
 
 clients: $(INSTALLED)  ## Install the clients people use (needs the network), try them, write docs/clients.md

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ from uuid import uuid4
 
 import hypothesis
 import pytest
+
+from tests.postgres import FORGETFUL, NoServer, postgres, programs
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # several processes of tests share few cores, and threads that wait for each other spin
@@ -113,81 +113,15 @@ def shared() -> Path:
     return SHARED
 
 
-def _programs() -> Path | None:
-    found = shutil.which("initdb")
-    return Path(found).resolve().parent if found else None
-
-
-def _someone_else() -> dict[str, Any]:
-    """PostgreSQL refuses to run as root: then run it as somebody else."""
-    if os.geteuid() != 0:
-        return {}
-    for name in ("postgres", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-    pytest.skip("PostgreSQL refuses to run as root, and there is no other user")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL server of this session's own, on loopback: its URL without a database name."""
-    programs = _programs()
-    if programs is None:
-        pytest.skip("PostgreSQL's server programs (initdb, postgres) are not installed")
-    other = _someone_else()
-    folder = Path(tempfile.mkdtemp(prefix="headgate-pg-"))
-    if other:
-        os.chown(folder, other["user"], other["group"])
-    port = free_port()
-    data = folder / "data"
-    try:
-        subprocess.run(
-            [programs / "initdb", "-D", data, "-U", "headgate", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"],
-            check=True,
-            capture_output=True,
-            cwd=folder,
-            **other,
-        )
-        settings = (
-            "fsync=off",
-            "full_page_writes=off",
-            "autovacuum=off",
-            "listen_addresses=127.0.0.1",
-            f"unix_socket_directories={folder}",
-            "max_connections=200",
-        )
-        options = [word for setting in settings for word in ("-c", setting)]
-        server = subprocess.Popen([programs / "postgres", "-D", data, "-p", str(port), *options], stderr=subprocess.DEVNULL, cwd=folder, **other)
+    with ExitStack() as stack:
         try:
-            _wait_for_postgres(programs, port, server)
-            yield f"postgresql://headgate@127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(30)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for_postgres(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        if subprocess.run([programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True).returncode == 0:
-            return
-        try:
-            server.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    pytest.fail("PostgreSQL did not start")
+            url = stack.enter_context(postgres(FORGETFUL))
+        except NoServer as error:
+            pytest.skip(str(error))
+        yield url
 
 
 def _create(server: str, template: str | None = None) -> str:
@@ -203,9 +137,7 @@ def _drop(url: str) -> None:
 
 
 def _on_server(server: str, program: str, *arguments: str) -> None:
-    programs = _programs()
-    assert programs is not None
-    subprocess.run([programs / program, "-h", "127.0.0.1", "-p", server.rpartition(":")[2], "-U", "headgate", *arguments], check=True, capture_output=True)
+    subprocess.run([programs() / program, "-h", "127.0.0.1", "-p", server.rpartition(":")[2], "-U", "headgate", *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")

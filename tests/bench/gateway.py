@@ -1,6 +1,6 @@
 """What one worker costs with everything on, beside proxies of few layers: `make bench`.
 
-    python tests/bench/gateway.py [--kit ../shared/bench] [--runs 5] [--seconds 3] [--tests unary,short,rate,paced,burst,start] [--json]
+    python -m tests.bench.gateway [--kit ../shared/bench] [--runs 5] [--seconds 3] [--tests unary,short,rate,paced,burst,start] [--json]
 
 One worker, a remote backend (kind `openai`) on a mock upstream, keys, a tenant with a budget, SQLite accounting with its reservation before
 and settlement after every call, output moderation (pii, secrets), metrics and logs. The service runs on one core, the load and the mock on
@@ -19,10 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from load_kit import LoadKit, Missing
-from processes import ROOT, Process, serve, wait_until_quiet
+from tests.bench.load_kit import LoadKit, Missing
+from tests.bench.processes import ROOT, Process, serve, wait_until_quiet
 
 POLICY = """\
 version: 1

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from processes import Process, free_port, pinned, wait_for_port
+from tests.bench.processes import Process, pinned, wait_for_port
+from tests.ports import free_port
 
 FILES = ("mock.c", "loadgen.c", "variants.py", "body.json", "body_s.json")
 

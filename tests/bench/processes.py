@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -51,13 +53,6 @@ class Process:
 def pinned(core: int | None, command: Sequence[str]) -> list[str]:
     """The command, kept on one core."""
     return list(command) if core is None else ["taskset", "-c", str(core), *command]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_for_port(port: int, seconds: float = 20) -> None:

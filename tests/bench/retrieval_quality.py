@@ -1,6 +1,6 @@
 """Retrieval quality on two classic collections, through the product's own upload, indexing and search.
 
-    python tests/bench/retrieval_quality.py [--data ../shared/data/retrieval] [--collection cranfield] [--features FILE]
+    python -m tests.bench.retrieval_quality [--data ../shared/data/retrieval] [--collection cranfield] [--features FILE]
 
 Prints nDCG@10 (as in BEIR) of dense search, of full text and of both fused, and how well the scores of the best passages tell questions the
 store can answer from questions about something else. Takes a minute or two a collection on two cores. `--features` writes one JSON line a
@@ -23,19 +23,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from adapters.embedding import SentenceEmbedder
+from adapters.sentences import content_words
+from config.database import open_database
+from retrieval.blobs import FolderBlobs
+from retrieval.ingest import Ingestor
+from retrieval.search import DEPTH, Searcher, fuse
+from retrieval.store import Documents
+from retrieval.text_index import text_index
+from retrieval.values import SearchRequest
+from retrieval.vectorindex import FlatIndex
+from router.launch import migrate_state
 
-from adapters.embedding import SentenceEmbedder  # noqa: E402
-from adapters.sentences import content_words  # noqa: E402
-from config.database import migrate, open_database  # noqa: E402
-from retrieval.blobs import FolderBlobs  # noqa: E402
-from retrieval.ingest import Ingestor  # noqa: E402
-from retrieval.search import DEPTH, Searcher, fuse  # noqa: E402
-from retrieval.store import Documents  # noqa: E402
-from retrieval.text_index import text_index  # noqa: E402
-from retrieval.values import SearchRequest  # noqa: E402
-from retrieval.vectorindex import FlatIndex  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 UNRELATED = (
     "How do I bake sourdough bread without a Dutch oven?",
@@ -144,7 +144,7 @@ async def main() -> None:
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         db = open_database(chosen.database or f"sqlite:///{folder}/bench.db")
-        await asyncio.to_thread(migrate, db, [ROOT / "router/migrations", ROOT / "retrieval/migrations"])
+        await asyncio.to_thread(migrate_state, db)
         blobs = FolderBlobs(Path(folder) / "blobs")
         documents, ingestor, searcher = Documents(db, blobs), Ingestor(db, blobs, embedder), Searcher(db, embedder)
         for name in chosen.collection or list(collections):

@@ -8,9 +8,9 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
-from tests.conftest import free_port
 from tests.fakes.provider import Close, Cut, FakeProvider, Hang, Reply
 from tests.fakes.wire import Answer, error_body, failing, openai_steps
+from tests.ports import free_port
 
 TEXTS = ("One ", "two ", "three ")
 BEGUN = openai_steps(Answer(texts=TEXTS))[: 1 + len(TEXTS)]

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import free_port
 from tests.e2e.money_books import settled_books
 from tests.fakes.provider import Close, Cut, FakeProvider, Hang, Reply
 from tests.fakes.wire import Answer, answering, error_body, failing, openai_chunk, openai_steps
+from tests.ports import free_port
 from tests.serving import serving
 
 POLICY = """

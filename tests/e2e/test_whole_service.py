@@ -16,8 +16,9 @@ import httpx2
 import openai
 import pytest
 
-from tests.conftest import SHARED, free_port
+from tests.conftest import SHARED
 from tests.e2e.documents import make_docx, make_pdf, page_texts
+from tests.ports import free_port
 from tests.serving import Serve, headgate_json, served
 from tests.tiny_llama import build
 

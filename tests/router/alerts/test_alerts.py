@@ -31,8 +31,8 @@ from router.money.books import BudgetExceeded
 from router.money.settlement import AttemptPlan, Booking, Caps, Level, measured
 from router.tables import UNCAPPED, budgets, workers
 from router.telemetry import Metrics
-from tests.conftest import free_port
 from tests.fakes.alert_receiver import SECRET, Receiver, receiving, take, verified
+from tests.ports import free_port
 from tests.seals import SEALS
 from tests.serving import until
 

@@ -13,8 +13,8 @@ from sqlalchemy import insert
 
 from config.database import open_database
 from router.alerts.tables import budget_alerts
-from tests.conftest import free_port
 from tests.fakes.alert_receiver import SECRET, Receiver, receiving
+from tests.ports import free_port
 from tests.router.cli.kit import Command
 
 POLICY = """

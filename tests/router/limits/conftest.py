@@ -29,7 +29,7 @@ from router.limits.shared_memory import SharedMemory
 from router.limits.sql import SqlTransport
 from router.limits.values import Store
 from router.tables import workers
-from tests.conftest import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,13 @@
+"""A port for whoever starts a server."""
+
+from __future__ import annotations
+
+import socket
+
+
+def free_port() -> int:
+    """One on loopback that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
