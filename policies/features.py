@@ -23,18 +23,29 @@ class Features(Struct, frozen=True, kw_only=True):
 
     `opaque_parts` names the providers without whose own parts the request means nothing. `model` is the requested one (`auto`: the policy
     chooses). `complexity` is None where there is no text. `output_tokens` is the output
-    the client asked for at most, or None.
+    the client asked for at most, or None. `key` and `key_name` are the key's id and name. `user` and `conversation` are opaque ids, equal for the
+    same one; empty where there is none. `language` is the last question's (ISO 639-1), empty where it is not known.
+    `hits`, `context_tokens` and `top_score` (the best passage's similarity, None without one) are what the grounding search found.
     """
 
     tenant: str = ""
     role: Role = "member"
+    key: str = ""
+    key_name: str = ""
+    user: str = ""
+    conversation: str = ""
+    tags: tuple[str, ...] = ()
     data_class: DataClass = "internal"
     task: Task = "chat"
+    language: str = ""
     model: str = "auto"
     needs: tuple[Need, ...] = ()
     provider_tools: tuple[str, ...] = ()
     opaque_parts: tuple[str, ...] = ()
     grounded: bool = False
+    top_score: float | None = None
+    hits: int = 0
+    context_tokens: int = 0
     input_tokens: int = 0
     output_tokens: int | None = None
     turns: int = 1

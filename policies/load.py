@@ -14,13 +14,16 @@ from adapters.embedders.spec import EmbedderSpec
 from config.prices import FREE, Price
 from config.yamlfile import Places, YamlError, read_yaml
 from policies.check import Checker
+from policies.ladder import Fallbacks, fallbacks
 from policies.moderation import RuleSet
 from policies.overlay import compiled, merge_moderation, prompt_redaction
-from policies.schema import Alerts, Grounding, History, Moderation, PolicyFile, Tenant, yaml_schema
+from policies.schema import Alerts, Complexity, Grounding, History, Moderation, PolicyFile, Rule, Task, Tenant, Use, one_or_more, yaml_schema
 
 PriceOf: TypeAlias = Callable[[str, BackendSpec], Price | None]
 Receiver: TypeAlias = Literal["policy", "tenant"]
 BUILT_IN = "extractive"
+OTHER_TASKS = "default"
+"""In a backend's `quality` by task: that of every task that is not named."""
 
 
 class PolicyError(YamlError):
@@ -40,6 +43,11 @@ class ConfiguredBackend(Struct, frozen=True, kw_only=True):
     def model(self) -> str:
         return self.spec.model or self.name
 
+    def quality(self, task: Task) -> float | None:
+        """How good its answers are said to be at this kind of work, from 0 to 1; None where nobody says."""
+        declared = self.spec.quality
+        return declared.get(task, declared.get(OTHER_TASKS)) if isinstance(declared, dict) else declared
+
 
 class ConfiguredEmbedder(Struct, frozen=True, kw_only=True):
     """A remote embedder as the policy configures it: what it may see, and what it charges."""
@@ -50,6 +58,29 @@ class ConfiguredEmbedder(Struct, frozen=True, kw_only=True):
     price: Price
 
 
+class Asks(Struct, frozen=True, kw_only=True):
+    """What any decision of a policy depends on, of that which takes a while to find out. `keys` are the keys that it names."""
+
+    complexity: bool = False
+    language: bool = False
+    budget_left: bool = False
+    cost: bool = False
+    keys: frozenset[str] = frozenset()
+
+
+def asks_of(file: PolicyFile) -> Asks:
+    parts = [part for rule in file.rules for part in rule.when.parts()]
+    uses = [rule.use for rule in file.rules if isinstance(rule.use, Use)]
+    scored = file.complexity is not None or any(tenant.complexity is not None for tenant in file.tenants.values())
+    return Asks(
+        complexity=scored or any(part.min_complexity is not None or part.max_complexity is not None for part in parts),
+        language=any(part.language is not None for part in parts),
+        budget_left=any(part.min_budget_left is not None or part.max_budget_left is not None for part in parts),
+        cost=any(use.cheapest is not None or use.max_cost_usd is not None for use in uses),
+        keys=frozenset(name for part in parts if part.key is not None for name in one_or_more(part.key)),
+    )
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """A policy without problems. `hash` is the SHA-256 of its text; `version` are its first twelve digits."""
 
@@ -57,6 +88,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     backends: dict[str, ConfiguredBackend]
     hash: str
     source: str
+    asks: Asks = Asks()
     embedders: dict[str, ConfiguredEmbedder] = {}
     places: Places = msgspec.field(default_factory=Places)
 
@@ -86,8 +118,18 @@ class Policy(Struct, frozen=True, kw_only=True):
     @property
     def asks_complexity(self) -> bool:
         """Whether any decision depends on how hard a question is."""
-        rules = (rule.when for rule in self.file.rules)
-        return self.file.complexity is not None or any(when.min_complexity is not None or when.max_complexity is not None for when in rules)
+        return self.asks.complexity
+
+    def complexity(self, tenant: str) -> Complexity | None:
+        return self.tenant(tenant).complexity or self.file.complexity
+
+    def defaults(self, tenant: str) -> tuple[str, ...]:
+        own = self.tenant(tenant)
+        return self.file.defaults if own.default is None else own.defaults
+
+    def fallbacks(self, tenant: str, rule: Rule | None = None) -> Fallbacks:
+        """What is tried when the rule's own backends have failed: the policy's list, the tenant's over it, the rule's over that."""
+        return fallbacks(self.file, self.tenant(tenant).fallback, None if rule is None else rule.fallback)
 
     def history(self, tenant: str) -> History:
         return self.tenant(tenant).history or self.file.history
@@ -132,7 +174,15 @@ def load_policy(
     specs = {**builtin, **file.backends}
     backends = {name: configured(name, spec, price_of) for name, spec in sorted(specs.items())}
     embedders = {name: configured_embedder(name, spec, price_of) for name, spec in sorted(file.embedders.items())}
-    return Policy(file=file, backends=backends, embedders=embedders, hash=hashlib.sha256(text.encode()).hexdigest(), source=source, places=document.places)
+    return Policy(
+        file=file,
+        backends=backends,
+        embedders=embedders,
+        asks=asks_of(file),
+        hash=hashlib.sha256(text.encode()).hexdigest(),
+        source=source,
+        places=document.places,
+    )
 
 
 def builtin_backends() -> dict[str, BackendSpec]:

@@ -173,7 +173,8 @@ class Exchange:
         if refused:
             left = tuple(name for name in decision.candidates if name not in refused)
             reasons = (*decision.reasons, *(f"excluded:{name}:rate_limit" for name in refused))
-            decision = self.decision = msgspec.structs.replace(decision, candidates=left, reasons=reasons)
+            later = {name: tuple(each for each in names if each not in refused) for name, names in decision.fallbacks.items()}
+            decision = self.decision = msgspec.structs.replace(decision, candidates=left, reasons=reasons, fallbacks=later)
         return decision
 
     @property
@@ -284,7 +285,7 @@ class Exchange:
         It could have gone to the candidates of its decision, and where the complexity chose the weak backend to the strong one, if that is permitted.
         """
         assert self.decision is not None
-        names, complexity = set(self.decision.candidates), self.active.policy.file.complexity
+        names, complexity = set(self.decision.candidates), self.active.policy.complexity(self.principal.tenant)
         strong = complexity.strong if complexity is not None and self.rule == "complexity" else None
         if strong is not None and strong not in names and permitted(self.active.policy, self.features, self.state(), strong):
             names.add(strong)

@@ -123,12 +123,15 @@ class ActivePolicy:
                     upper_cost_usd=usd_float(upper_costs[name]) if upper_costs is not None else 0.0,
                     least_cost_usd=usd_float(least_costs[name]) if least_costs is not None else None,
                     input_tokens=None if input_tokens is None else input_tokens.get(name),
+                    queue_depth=health.queue_depth,
+                    wait_s=round(health.estimated_wait_s, 3),
                 )
                 for name, health in self.health.items()
             },
             remaining_usd=None if remaining is None else usd_float(remaining),
             allowed_models=principal.allowed_models,
             seed=seed,
+            now=round(time.time(), 3),
         )
 
     @property
