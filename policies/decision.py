@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias
 
@@ -117,6 +118,14 @@ class Decision(Struct, frozen=True, kw_only=True):
     @property
     def complexity(self) -> float | None:
         return self.features.complexity
+
+
+BANDS = 20
+
+
+def banded(share: float) -> float:
+    """A share of a budget as decisions see it: rounded down to a twentieth, so that a few cents move nobody's route."""
+    return math.floor(share * BANDS + 1e-9) / BANDS
 
 
 STATUS: dict[Outcome, int] = {

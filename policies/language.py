@@ -1,4 +1,4 @@
-"""Which language a question is in: by its script, and in Latin letters by frequent words and letters. Pure, no model, under 200 µs for 2,000 characters.
+"""Which language a question is in: by its script, and in Latin letters by frequent words and letters. Pure, no model, under 200 µs whatever the text.
 
 It knows the languages of `policies.schema.Language` (ISO 639-1) and says nothing ("") rather than guess: for a word or two that several languages
 share, for numbers, for code, and for languages it does not know. It reads the first `LOOKED_AT` characters.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-LOOKED_AT = 1_000
+LOOKED_AT = 400
 ENOUGH = 1.0
 """The least evidence that is an answer; a word that only one language has is worth so much."""
 

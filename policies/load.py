@@ -62,7 +62,7 @@ class Asks(Struct, frozen=True, kw_only=True):
     """What any decision of a policy depends on, of that which takes a while to find out. `keys` are the keys that it names."""
 
     complexity: bool = False
-    language: bool = False
+    conversation: bool = False
     budget_left: bool = False
     cost: bool = False
     keys: frozenset[str] = frozenset()
@@ -74,7 +74,7 @@ def asks_of(file: PolicyFile) -> Asks:
     scored = file.complexity is not None or any(tenant.complexity is not None for tenant in file.tenants.values())
     return Asks(
         complexity=scored or any(part.min_complexity is not None or part.max_complexity is not None for part in parts),
-        language=any(part.language is not None for part in parts),
+        conversation=any(use.sticky == "conversation" for use in uses),
         budget_left=any(part.min_budget_left is not None or part.max_budget_left is not None for part in parts),
         cost=any(use.cheapest is not None or use.max_cost_usd is not None for use in uses),
         keys=frozenset(name for part in parts if part.key is not None for name in one_or_more(part.key)),
