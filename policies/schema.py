@@ -443,6 +443,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
     version: Literal[1]
+    include: tuple[Name, ...] = ()
     settings: Settings = msgspec.field(default_factory=Settings)
     backends: dict[str, BackendSpec] = {}
     embedders: dict[str, EmbedderSpec] = {}
@@ -457,12 +458,24 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: DefaultLimits = DefaultLimits()
     alerts: Alerts | None = None
     tenants: dict[str, Tenant] = {}
+    tenant_defaults: Tenant = Tenant()
     identity: Identity = Identity()
     cases: tuple[Case, ...] = ()
 
     @property
     def defaults(self) -> tuple[str, ...]:
         return names_of(self.default)
+
+
+class IncludedFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a file that another one includes may hold."""
+
+    version: Literal[1] = 1
+    backends: dict[str, BackendSpec] = {}
+    embedders: dict[str, EmbedderSpec] = {}
+    rules: tuple[Rule, ...] = ()
+    tenants: dict[str, Tenant] = {}
+    cases: tuple[Case, ...] = ()
 
 
 def names_of(default: str | tuple[str, ...] | None) -> tuple[str, ...]:
