@@ -16,9 +16,10 @@ from config.prices import Price
 from config.yamlfile import Path, Places, Problem, nearest
 from policies.check_federation import federation_problems
 from policies.hosts import is_host, is_private
+from policies.ladder import fallbacks
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation, prompt_redaction
-from policies.schema import Alerts, Case, Limits, Moderation, PolicyFile, Rule, Weighted, When
+from policies.schema import Alerts, Case, Fallback, Limits, Moderation, PolicyFile, Rule, Use, When
 
 _NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -210,13 +211,18 @@ class Checker:
                 unconditional = rule.name
 
     def _use(self, rule: Rule, path: Path) -> None:
-        if isinstance(rule.use, Weighted):
+        if isinstance(rule.use, Use) and rule.use.weighted is not None:
             for name in rule.use.weighted:
                 near = None if name in self.known else nearest(name, self.known)
                 if name not in self.known:
                     self._add((*path, "use", "weighted", name), f"there is no backend {name!r}", near, key=True)
             if sum(rule.use.weighted.values()) <= 0:
                 self._add((*path, "use", "weighted"), "the weights sum to 0: nothing could ever be chosen")
+        elif isinstance(rule.use, Use):
+            way = rule.use.ways[0]
+            self._list(rule.use.names, (*path, "use", way))
+            if not rule.use.names:
+                self._add((*path, "use", way), "an empty list routes nothing")
         else:
             self._list(rule.use, (*path, "use"))
             if not rule.use:
@@ -262,14 +268,21 @@ class Checker:
             self._list(file.defaults, ("default",))
             if file.default == ():
                 self._add(("default",), "an empty list routes nothing")
-        self._list(file.fallback, ("fallback",))
+        self._fallback(file.fallback, ("fallback",))
         if file.complexity is not None:
             self._exists(file.complexity.weak, ("complexity", "weak"))
             self._exists(file.complexity.strong, ("complexity", "strong"))
         written = self.places.keys(())
         catches_all = any(rule.when == When() for rule in file.rules) or {"default", "complexity", "rules"} & set(written) - set(self._valid())
-        if not (file.default or file.complexity or catches_all or set(file.fallback) - set(self.builtin)):
+        if not (file.default or file.complexity or catches_all or set(fallbacks(file).default) - set(self.builtin)):
             self._add((), "a request that no rule matches would go nowhere: set 'default'")
+
+    def _fallback(self, fallback: tuple[str, ...] | Fallback | None, path: Path) -> None:
+        if isinstance(fallback, Fallback):
+            for name in fallback.__struct_fields__:
+                self._list(getattr(fallback, name) or (), (*path, name))
+        else:
+            self._list(fallback or (), path)
 
     def _valid(self) -> set[str]:
         """The ladder's sections that were read without a problem."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -17,6 +18,12 @@ from policies.moderation import Action
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 Task: TypeAlias = Literal["chat", "qa", "code", "math", "extraction", "classification", "summarise", "translate", "write"]
+# fmt: off
+Language: TypeAlias = Literal[
+    "ar", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "id", "it",
+    "ja", "ko", "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh",
+]
+# fmt: on
 Need: TypeAlias = Literal["tools", "vision", "files", "audio", "json_schema", "logprobs", "multiple_choices"]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -26,40 +33,150 @@ Usd: TypeAlias = Annotated[float, Meta(ge=0)]
 PerMinute: TypeAlias = Annotated[int, Meta(ge=1, le=10**12)]
 Slots: TypeAlias = Annotated[int, Meta(ge=1, le=60_000)]
 Priority: TypeAlias = Literal["high", "normal", "low"]
+Clock: TypeAlias = Annotated[str, Meta(pattern=r"^(?:(?:[01]\d|2[0-3]):[0-5]\d|24:00)$", description="a time of day such as 09:30, from 00:00 to 24:00")]
+Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+ErrorClass: TypeAlias = Literal["rate_limit", "timeout", "unavailable", "context_length", "content_filter", "invalid_output"]
 Outcome: TypeAlias = Literal[
     "ok", "not_permitted", "model_not_found", "unsupported_feature", "context_length_exceeded", "budget_exceeded", "no_permitted_backend"
 ]
+
+
+def one_or_more(written: str | tuple[str, ...]) -> tuple[str, ...]:
+    """A condition's values, whether it was written as one or as a list."""
+    return (written,) if isinstance(written, str) else written
+
+
+class TimeOfDay(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of the day, of some days of the week, in a time zone's own time. `to` is the first minute after it.
+
+    A part that runs over midnight (`from: "22:00", to: "06:00"`) belongs to the day on which it began.
+    """
+
+    start: Clock = msgspec.field(name="from", default="00:00")
+    to: Clock = "24:00"
+    days: tuple[Day, ...] = ()
+    zone: Name = "UTC"
+
+
+class BackendIs(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one backend is now; all that is given must hold. A bound never holds for one that is not running. Of queues a worker knows its own."""
+
+    name: str
+    ready: bool | None = None
+    max_queue: Count | None = None
+    max_wait_s: Annotated[float, Meta(ge=0)] | None = None
 
 
 class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Conditions, all of which must hold; of a list, one entry must. `needs` holds when the request needs one of the features.
 
     `model` is the requested one: `auto`, or a name of the rule's own making, which clients may then ask for. (A backend's or a model's name is
-    a pin: a rule that names one must be a `lock` or have `pin_fallback`.) Bounds are inclusive. A complexity bound never holds for a request
-    whose complexity is not known.
+    a pin: a rule that names one must be a `lock` or have `pin_fallback`.) Bounds are inclusive. A bound never holds for a value that is not
+    known: the complexity of a request without text, the output of one that does not say how much it wants, the score of a search that found nothing.
     """
 
+    all: tuple[When, ...] | None = None
+    any: tuple[When, ...] | None = None
+    none: When | None = msgspec.field(name="not", default=None)
     tenant: Name | tuple[Name, ...] | None = None
     role: Role | tuple[Role, ...] | None = None
+    key: Name | tuple[Name, ...] | None = None
+    tags: Name | tuple[Name, ...] | None = None
     data_class: DataClass | tuple[DataClass, ...] | None = None
     task: Task | tuple[Task, ...] | None = None
+    language: Language | tuple[Language, ...] | None = None
     model: Name | tuple[Name, ...] | None = None
     needs: Need | tuple[Need, ...] | None = None
     grounded: bool | None = None
     min_input_tokens: Count | None = None
     max_input_tokens: Count | None = None
+    min_output_tokens: Count | None = None
+    max_output_tokens: Count | None = None
+    min_turns: Count | None = None
+    max_turns: Count | None = None
     min_complexity: Share | None = None
     max_complexity: Share | None = None
+    min_top_score: Share | None = None
+    max_top_score: Share | None = None
+    min_hits: Count | None = None
+    max_hits: Count | None = None
+    min_context_tokens: Count | None = None
+    max_context_tokens: Count | None = None
+    min_budget_left: Share | None = None
+    max_budget_left: Share | None = None
+    time: TimeOfDay | None = None
+    backend: BackendIs | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
-        return (self.model,) if isinstance(self.model, str) else self.model or ()
+        """The models that are named anywhere in it, but not those that must not be the one."""
+        own = one_or_more(self.model or ())
+        return tuple(dict.fromkeys((*own, *(name for part in (*(self.all or ()), *(self.any or ())) for name in part.models))))
+
+    def parts(self) -> Iterator[When]:
+        """Itself and every condition inside it."""
+        yield self
+        for part in (*(self.all or ()), *(self.any or ()), *(() if self.none is None else (self.none,))):
+            yield from part.parts()
 
 
-class Weighted(Struct, frozen=True, forbid_unknown_fields=True):
-    """Backends drawn by weight; the draw is a function of the request's seed and the rule's name."""
+BOUNDS: tuple[tuple[str, str], ...] = (
+    ("input_tokens", "features"),
+    ("output_tokens", "features"),
+    ("turns", "features"),
+    ("complexity", "features"),
+    ("top_score", "features"),
+    ("hits", "features"),
+    ("context_tokens", "features"),
+    ("budget_left", "state"),
+)
+"""What a `When` has a `min_` and a `max_` of, and where its value stands."""
 
-    weighted: dict[str, Weight]
+
+class Use(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Backends in an order that is found for each request: exactly one of `ordered`, `weighted`, `cheapest` and `fastest` names them.
+
+    `weighted` draws them by weight; the draw is a function of the request's seed and the rule's name, or with `sticky` of the conversation's or the
+    user's. `cheapest` goes by what the request is expected to cost, `fastest` by how long the first event took of late.
+    A backend beyond a cap (expected cost, measured time to the first event, declared quality) is left out.
+    """
+
+    ordered: tuple[str, ...] | None = None
+    weighted: dict[str, Weight] | None = None
+    cheapest: tuple[str, ...] | None = None
+    fastest: tuple[str, ...] | None = None
+    sticky: Literal["conversation", "user"] | None = None
+    max_cost_usd: Usd | None = None
+    max_latency_ms: Annotated[float, Meta(gt=0)] | None = None
+    min_quality: Share | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.ways) != 1:
+            found = " and ".join(self.ways) or "none of them"
+            raise ValueError(f"one of {', '.join(WAYS)} says how the backends are ordered; found {found}")
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        return tuple(way for way in WAYS if getattr(self, way) is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self.weighted)) if self.weighted is not None else self.ordered or self.cheapest or self.fastest or ()
+
+
+WAYS = ("ordered", "weighted", "cheapest", "fastest")
+
+
+class Fallback(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is tried after a failure, by its class. After one of a class with a list of its own, that list is all that is tried. `default` is of all others."""
+
+    default: tuple[str, ...] | None = None
+    rate_limit: tuple[str, ...] | None = None
+    timeout: tuple[str, ...] | None = None
+    unavailable: tuple[str, ...] | None = None
+    context_length: tuple[str, ...] | None = None
+    content_filter: tuple[str, ...] | None = None
+    invalid_output: tuple[str, ...] | None = None
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,25 +184,31 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `lock`: while this rule's `when` holds, no backend outside its `use` is ever called, whichever rule decides and whatever is pinned.
     `pin_fallback`: a request that pins a backend may go on to this rule's backends and the fallback when the pinned one fails.
+    `fallback`: a list is in place of the policy's; a table is where it differs.
     """
 
     name: Name
-    use: tuple[str, ...] | Weighted
+    use: tuple[str, ...] | Use
     when: When = When()
     lock: bool = False
     pin_fallback: bool = False
+    fallback: tuple[str, ...] | Fallback | None = None
 
     @property
     def backends(self) -> tuple[str, ...]:
-        return tuple(sorted(self.use.weighted)) if isinstance(self.use, Weighted) else self.use
+        return self.use.names if isinstance(self.use, Use) else self.use
 
 
 class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where no rule decides: a score of at least `threshold` goes to `strong`, a lower one to `weak`."""
+    """Where no rule decides: a score of at least `threshold` goes to `strong`, a lower one to `weak`.
+
+    `explore` is the share of requests that are drawn evenly between the two, whatever their score, where both are permitted: what a backtest learns from.
+    """
 
     weak: str
     strong: str
     threshold: Share
+    explore: Share = 0.0
 
 
 class Moderation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -255,6 +378,7 @@ class TenantBudget(Budget, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the policy says about one tenant. `on_budget_end` is the backend that goes on answering when the budget affords no other.
 
+    `complexity` and `default` are in place of the policy's; so is a `fallback` that is a list, and a table is where it differs.
     `budget_wait_s` is how long a request that nothing else can answer waits for money that other requests have set aside and may not need.
     """
 
@@ -268,6 +392,13 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     on_budget_end: str | None = None
     prompts: Prompts = Prompts()
     alerts: TenantAlerts | None = None
+    complexity: Complexity | None = None
+    default: str | tuple[str, ...] | None = None
+    fallback: tuple[str, ...] | Fallback | None = None
+
+    @property
+    def defaults(self) -> tuple[str, ...]:
+        return names_of(self.default)
 
 
 class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -312,13 +443,14 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
     version: Literal[1]
+    include: tuple[Name, ...] = ()
     settings: Settings = msgspec.field(default_factory=Settings)
     backends: dict[str, BackendSpec] = {}
     embedders: dict[str, EmbedderSpec] = {}
     rules: tuple[Rule, ...] = ()
     complexity: Complexity | None = None
     default: str | tuple[str, ...] | None = None
-    fallback: tuple[str, ...] = ("extractive",)
+    fallback: tuple[str, ...] | Fallback = ("extractive",)
     moderation: Moderation = Moderation()
     input: InputLimits = InputLimits()
     grounding: Grounding = Grounding()
@@ -326,12 +458,29 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: DefaultLimits = DefaultLimits()
     alerts: Alerts | None = None
     tenants: dict[str, Tenant] = {}
+    tenant_defaults: Tenant = Tenant()
     identity: Identity = Identity()
     cases: tuple[Case, ...] = ()
 
     @property
     def defaults(self) -> tuple[str, ...]:
-        return (self.default,) if isinstance(self.default, str) else self.default or ()
+        return names_of(self.default)
+
+
+class IncludedFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a file that another one includes may hold."""
+
+    version: Literal[1] = 1
+    backends: dict[str, BackendSpec] = {}
+    embedders: dict[str, EmbedderSpec] = {}
+    rules: tuple[Rule, ...] = ()
+    tenants: dict[str, Tenant] = {}
+    cases: tuple[Case, ...] = ()
+
+
+def names_of(default: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The backends that a `default` names."""
+    return (default,) if isinstance(default, str) else default or ()
 
 
 LATER: dict[type[Struct], frozenset[str]] = {

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from adapters.backend import DATA_CLASSES, BackendSpec, may_see
 from adapters.types import Capabilities
 from config.prices import Price
+from policies.choosing import draw, unit
 from policies.decide import BackendState, Decision, State, decide, model_names
 from policies.decision import STATUS
 from policies.features import Features
 from policies.load import Policy, load_policy
-from policies.matching import draw, unit
 
 Load = Callable[..., Policy]
 MakeState = Callable[..., State]
