@@ -23,9 +23,10 @@ from retrieval.values import NotFound, SearchRequest, SearchResult
 from router.alerts.watch import BudgetAlerts
 from router.audit.changes import recorded_documents
 from router.audit.erasing import Leftovers
+from router.audit.feedback import Feedback
 from router.audit.log import Actor, AuditLog
 from router.audit.reading import head
-from router.audit.recording import Recorder
+from router.audit.recording import DAY_S, Recorder
 from router.credentials.door import Door
 from router.http.errors import ApiError
 from router.identity.authenticator import Authenticator
@@ -97,6 +98,7 @@ class Gateway:
         self.audit = AuditLog(database, secret)
         self.leftovers = Leftovers(database)
         self.recorder = Recorder(database, secret, self.sealer, settings.decisions_days, self.metrics.decisions_dropped)
+        self.feedback = Feedback(self.sealer, settings.decisions_days * DAY_S)
         self.accounting = Accounting(database, worker, SealKey(secret))
         self.idempotency = Idempotency(database, self.sealer, worker, settings.idempotency_s)
         self.remembered = RememberedParts(database, self.sealer, settings.tool_memory_s)
