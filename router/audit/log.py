@@ -35,6 +35,8 @@ AuditAction: TypeAlias = Literal[
     "policy.put",
     "policy.rollback",
     "policy.import",
+    "policy.diff",
+    "policy.replay",
     "budget.change",
     "tenant.create",
     "team.create",
