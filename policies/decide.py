@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from adapters.backend import PARAM_OF_NEED, has, may_see, takes_tool
 from adapters.types import Capabilities
+from policies.canary import with_canary
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
 from policies.features import Features
 from policies.load import Policy
@@ -47,7 +48,7 @@ def decide(policy: Policy, features: Features, state: State) -> Decision:
     rung = _rung(policy, features, state.seed, matching[0] if matching else None)
     for lock in locks:  # what a lock names is always worth trying, whichever rule decides
         rung.further = (*lock.backends, *rung.further)
-    return _settle(policy, features, state, locks, rung)
+    return with_canary(policy, features, state, _settle(policy, features, state, locks, rung), permitted)
 
 
 def _is_alias(policy: Policy, model: str, matching: list[Rule]) -> bool:

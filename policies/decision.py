@@ -34,13 +34,18 @@ class State(Struct, frozen=True, kw_only=True):
     """Everything else a decision depends on.
 
     `remaining_usd` is what is left of the tenant's budget (None: no limit). `allowed_models` is the key's allow-list of backends' and models'
-    names. Equal seeds draw equally, so a seed made from a tenant and user keeps that user on one side of a weighted rule.
+    names. Equal seeds draw equally, so a seed made from a tenant and user keeps that user on one side of a weighted rule. `conversation` and `holder`
+    (the user, or the key that acts for none) are seeds, too: of what is drawn once for each of them; empty where they are not known.
+    `canaries` says of rules, by name, whether their canary is `running` or `rolled_back`.
     """
 
     backends: Mapping[str, BackendState]
     remaining_usd: float | None = None
     allowed_models: tuple[str, ...] | None = None
     seed: str = ""
+    conversation: str = ""
+    holder: str = ""
+    canaries: Mapping[str, str] = {}
 
 
 class Exclusion(Struct, frozen=True):

@@ -14,6 +14,7 @@ from config.yamlfile import Schema
 from policies.access import Role
 from policies.federation import Identity
 from policies.moderation import Action
+from policies.trials import Canary, Pairs, Shadow
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 Task: TypeAlias = Literal["chat", "qa", "code", "math", "extraction", "classification", "summarise", "translate", "write"]
@@ -67,6 +68,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `lock`: while this rule's `when` holds, no backend outside its `use` is ever called, whichever rule decides and whatever is pinned.
     `pin_fallback`: a request that pins a backend may go on to this rule's backends and the fallback when the pinned one fails.
+    `canary` and `shadow`: `policies.trials`.
     """
 
     name: Name
@@ -74,6 +76,8 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     when: When = When()
     lock: bool = False
     pin_fallback: bool = False
+    canary: Canary | None = None
+    shadow: Shadow | None = None
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -81,11 +85,12 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where no rule decides: a score of at least `threshold` goes to `strong`, a lower one to `weak`."""
+    """Where no rule decides: a score of at least `threshold` goes to `strong`, a lower one to `weak`. `pairs`: `policies.trials`."""
 
     weak: str
     strong: str
     threshold: Share
+    pairs: Pairs | None = None
 
 
 class Moderation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -319,6 +324,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     complexity: Complexity | None = None
     default: str | tuple[str, ...] | None = None
     fallback: tuple[str, ...] = ("extractive",)
+    shadow: Shadow | None = None
     moderation: Moderation = Moderation()
     input: InputLimits = InputLimits()
     grounding: Grounding = Grounding()
@@ -335,8 +341,8 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 LATER: dict[type[Struct], frozenset[str]] = {
-    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "shadow", "conversations", "experiments", "rerankers"}),
-    Rule: frozenset({"canary", "guard", "shadow", "ensemble", "cascade", "verify", "cache"}),
+    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "conversations", "experiments", "rerankers"}),
+    Rule: frozenset({"guard", "ensemble", "cascade", "verify", "cache"}),
     Complexity: frozenset({"target", "head"}),
     Moderation: frozenset({"input", "heads", "patterns"}),
     Settings: frozenset({"retention_days", "telemetry"}),

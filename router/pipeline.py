@@ -30,6 +30,7 @@ from adapters.tokens import counting_once
 from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
 from config.prices import Price
 from policies.access import Principal, may_handle
+from policies.canary import Side, side_of
 from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
 from policies.limits import check_input
@@ -51,6 +52,8 @@ from router.money.levels import caps_of
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement, dearest
 from router.policy_in_force import ActivePolicy
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
+from router.trials.canaries import came_to
+from router.trials.seeds import conversation_of, holder_of
 from router.wire.call import Call
 from router.wire.headgate import Headgate
 
@@ -95,6 +98,10 @@ class Exchange:
         self._bookings = Bookings(gateway, principal, request_id, self.active.version, self._caps())
         self._attempts = Attempts(self, self._bookings)
         self._generating = False
+        self._side: tuple[str, Side] | None = None
+        self._first = ""
+        drawn = call.hints.seed is None and self.active.has_canaries  # a client that names a seed draws by that
+        self._held_seeds = (conversation_of(gateway.recorder, principal, call), holder_of(principal)) if drawn else ("", "")
         self._admission: Admission | None = None
         self._standings: Standings | None = None
 
@@ -200,6 +207,8 @@ class Exchange:
             least = None if left is None else {name: left.needed(plan) for name, plan in plans.items()}
         self.decided_from = self.state(costs, least, None if left is None else left.at_most(LARGEST_AMOUNT).overall)
         self.decision = decide(self.active.policy, features, self.decided_from)
+        if self.attempt is None:
+            self._side, self._first = side_of(self.decision), next(iter(self.decision.candidates), "")
         if self.decision.outcome != "ok":
             wait = self.active.closes_in_s() if self.decision.outcome == "no_permitted_backend" else None
             headers = {} if wait is None else {"retry-after": f"{math.ceil(wait)}"}
@@ -207,7 +216,7 @@ class Exchange:
         return self.decision
 
     def state(self, costs: Mapping[str, int] | None = None, least: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
-        return self.active.state(self._seed(), self.principal, costs, least, remaining, self._input_tokens)
+        return self.active.state(self._seed(), self.principal, costs, least, remaining, self._input_tokens, *self._held_seeds)
 
     def _seed(self) -> str:
         """The seed of weighted rules: the client's, or one of this request's own."""
@@ -362,10 +371,12 @@ class Exchange:
 
     async def _settle(self, failure: BaseException | None) -> None:
         """Close the books. Waits for a reservation that is still being made, so that none is ever left open."""
+        ended = time.perf_counter()
         try:
             await self._attempts.stopped()
             await self._bookings.close(failure, lambda settlements: self._ended(failure, settlements))
         finally:
+            self._tell_canary(failure, ended)
             self._leave()
             self.gateway.policy.release(self.active)
 
@@ -381,6 +392,10 @@ class Exchange:
             self._observe(settlement.outcome)
         except Exception:  # a figure that cannot be counted is no reason to fail an answer
             log.exception("metrics_failed", request_id=self.request_id)
+
+    def _tell_canary(self, failure: BaseException | None, ended: float) -> None:
+        if self._side is not None and (sums := came_to(self._attempts, self._first, failure, ended, self.cost)) is not None:
+            self.gateway.canaries.note(self.active, *self._side, sums)
 
     def _observe(self, outcome: str) -> None:
         if self.attempt is not None and self.attempt.record.rate_limit is not None:

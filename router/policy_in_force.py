@@ -29,6 +29,7 @@ from policies.access import Principal
 from policies.decide import BackendState, State
 from policies.load import Policy, load_policy
 from router.policy_store import PolicyVersion, active_number, active_version
+from router.trials.store import states
 
 log = structlog.get_logger("headgate.policy")
 
@@ -74,9 +75,16 @@ class ActivePolicy:
         self._looked: dict[str, BackendHealth] = {}
         self.rate_limits: dict[str, RateLimit] = {}
         """What the providers last said, to this worker, that is left of their rate limits."""
+        self.canaries: dict[str, str] = {}
+        """The states of the rules' canaries, as far as anything is known of them (`router.trials.canaries`)."""
         self.users = 0
         self.retired = False
         self._prices: dict[str, tuple[int, Price, str]] = {}
+
+    @property
+    def has_canaries(self) -> bool:
+        """Whether any rule has one."""
+        return any(rule.canary is not None for rule in self.policy.file.rules)
 
     def price(self, name: str, at: float | None = None) -> Price:
         """What a backend charges at that time (default: now). The book's prices may change with the hour, so each is asked for once a minute."""
@@ -109,6 +117,8 @@ class ActivePolicy:
         least_costs: Mapping[str, int] | None = None,
         remaining: int | None = None,
         input_tokens: Mapping[str, int] | None = None,
+        conversation: str = "",
+        holder: str = "",
     ) -> State:
         """What a decision depends on besides the policy and the request. Costs and budget in picodollars; they count where they are given.
 
@@ -129,6 +139,9 @@ class ActivePolicy:
             remaining_usd=None if remaining is None else usd_float(remaining),
             allowed_models=principal.allowed_models,
             seed=seed,
+            conversation=conversation,
+            holder=holder,
+            canaries=self.canaries,
         )
 
     @property
@@ -218,6 +231,7 @@ class PolicyHolder:
             self._failed = (version.version, pause, time.monotonic() + pause)
             raise
         await active.check_health()
+        active.canaries = await self._database.read(lambda connection: states(connection, active.version))
         old, self._current = self._current, active
         log.info("policy_active", version=version.version, hash=version.hash[:12])
         for name in {*active.backends, *(old.backends if old is not None else ())}:

@@ -47,6 +47,13 @@ class Metrics:
         self._limits_away = Counter("headgate_limit_store_failures_total", "Checks of a limit that its store did not answer.", ["store"], registry=registry)
         self._auth_failures = Counter("headgate_auth_failures_total", "Requests whose credential was refused, by why.", ["reason"], registry=registry)
         self._alerts = Counter("headgate_alerts_total", "Tries to deliver an alert on a budget, by what became of them.", ["outcome"], registry=registry)
+        self._canary_requests = Counter(
+            "headgate_canary_requests_total", "Requests of rules with a canary, by side.", ["rule", "side", "outcome"], registry=registry
+        )
+        self._canary_rollbacks = Counter("headgate_canary_rollbacks_total", "Canaries that their guard rolled back.", ["rule"], registry=registry)
+        self._canary_state = Gauge(
+            "headgate_canary_rolled_back", "Whether a rule's canary is rolled back.", ["rule"], registry=registry, multiprocess_mode="livemax"
+        )
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -80,6 +87,15 @@ class Metrics:
 
     def alert(self, outcome: Literal["delivered", "failed", "given_up"], count: int = 1) -> None:
         self._alerts.labels(outcome).inc(count)
+
+    def canary_request(self, rule: str, side: str, outcome: Literal["ok", "error"]) -> None:
+        self._canary_requests.labels(rule, side, outcome).inc()
+
+    def canary_rolled_back(self, rule: str) -> None:
+        self._canary_rollbacks.labels(rule).inc()
+
+    def canary_state(self, rule: str, *, rolled_back: bool) -> None:
+        self._canary_state.labels(rule).set(rolled_back)
 
     def moderated(self, rule: str, count: int) -> None:
         self._moderated.labels(rule).inc(count)

@@ -35,6 +35,8 @@ AuditAction: TypeAlias = Literal[
     "policy.put",
     "policy.rollback",
     "policy.import",
+    "policy.canary_rolled_back",
+    "policy.canary_resumed",
     "budget.change",
     "tenant.create",
     "team.create",
