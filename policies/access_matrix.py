@@ -73,6 +73,8 @@ ACCESS: dict[Endpoint, Action | Open] = {
     ("POST", "/admin/policy/validate"): "policy.read",
     ("GET", "/admin/policy/versions"): "policy.read",
     ("POST", "/admin/policy/rollback"): "policy.write",
+    ("GET", "/admin/canaries"): "policy.read",
+    ("POST", "/admin/canaries/{rule}/resume"): "policy.write",
     ("GET", "/admin/tenants"): "tenants.read",
     ("POST", "/admin/tenants"): "tenants.write",
     ("GET", "/admin/teams"): "teams.read",
