@@ -78,6 +78,8 @@ ACCESS: dict[Endpoint, Action | Open] = {
     ("GET", "/admin/policy/versions"): "policy.read",
     ("GET", "/admin/policy/versions/{version}"): "policy.read",
     ("POST", "/admin/policy/rollback"): "policy.write",
+    ("GET", "/admin/canaries"): "policy.read",
+    ("POST", "/admin/canaries/{rule}/resume"): "policy.write",
     ("GET", "/admin/tenants"): "tenants.read",
     ("POST", "/admin/tenants"): "tenants.write",
     ("GET", "/admin/teams"): "teams.read",

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from adapters.types import Capabilities
-from policies.decide import BackendState, Decision, State, decide
+from policies.canary import ROLLED_BACK, canaries_of
+from policies.decide import BackendState, Decision, State, decide, permitted
 from policies.features import Features, highest
 from policies.load import BUILT_IN, Policy
 from policies.schema import Case
@@ -58,7 +59,8 @@ def run_case(policy: Policy, case: Case, name: str, capabilities: Mapping[str, C
         input_tokens=given.input_tokens,
         complexity=given.complexity,
     )
-    decision = decide(policy, features, _state(policy, given.unavailable, given.over_budget, capabilities))
+    state = _state(policy, given.unavailable, given.over_budget, capabilities)
+    decision = decide(policy, features, state)
     failures = []
     first = decision.candidates[0] if decision.candidates else None
     if expect.backend is not None and first != expect.backend:
@@ -69,7 +71,11 @@ def run_case(policy: Policy, case: Case, name: str, capabilities: Mapping[str, C
         failures.append(f"expected rule {expect.rule!r}, got {decision.rule!r}")
     if expect.error is not None and decision.outcome != expect.error:
         failures.append(f"expected {expect.error}, got {decision.outcome}")
-    failures += [f"{backend!r} must never be a candidate, and is" for backend in expect.never if backend in decision.candidates]
+    failures += [
+        f"{backend!r} must never be a candidate, and is"
+        for backend in expect.never
+        if backend in (*decision.candidates, *_tried(policy, features, state, decision))
+    ]
     if failures and decision.message:
         failures.append(decision.message)
     return CaseResult(name, tuple(failures), decision)
@@ -85,4 +91,11 @@ def _state(policy: Policy, unavailable: tuple[str, ...], over_budget: tuple[str,
         )
         for name, backend in policy.backends.items()
     }
-    return State(backends=states, remaining_usd=0.0 if over_budget else None)
+    drawn_never = dict.fromkeys(canaries_of(policy), ROLLED_BACK)  # a case is about what the rule itself says
+    return State(backends=states, remaining_usd=0.0 if over_budget else None, canaries=drawn_never)
+
+
+def _tried(policy: Policy, features: Features, state: State, decision: Decision) -> tuple[str, ...]:
+    """What the canary of the rule that decided may put before its candidates."""
+    rule = canaries_of(policy).get(decision.rule or "")
+    return () if rule is None else tuple(name for name in rule[1].use if permitted(policy, features, state, name))

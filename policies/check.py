@@ -12,9 +12,10 @@ import msgspec
 from adapters.backend import BackendSpec, DataClass, RemoteSpec, clearance_of, kind_named, may_see
 from adapters.embedders.spec import EmbedderSpec
 from adapters.embedding import BUNDLED
-from config.prices import Price
+from config.prices import FREE, Price
 from config.yamlfile import Path, Places, Problem, nearest
 from policies.check_federation import federation_problems
+from policies.check_trials import trial_backends, trial_problems
 from policies.hosts import is_host, is_private
 from policies.ladder import fallbacks
 from policies.moderation import RuleError
@@ -54,6 +55,10 @@ class Checker:
         if self.file.history.summarise_with is not None:
             self._exists(self.file.history.summarise_with, ("history", "summarise_with"))
         self._ladder()
+        for name, place in trial_backends(self.file):
+            self._exists(name, place)
+        for place, message in trial_problems(self.file, {name: spec.price or self.price_of(name, spec) or FREE for name, spec in self.specs.items()}):
+            self._add(place, message)
         self._moderation()
         self._alerts(self.file.alerts, ("alerts",))
         for name, tenant in self.file.tenants.items():

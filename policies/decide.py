@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from adapters.backend import PARAM_OF_NEED, has, may_see, takes_tool
 from adapters.types import Capabilities
+from policies.canary import with_canary
 from policies.choosing import ordered, unit
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
 from policies.features import Features
@@ -56,7 +57,7 @@ def decide(policy: Policy, features: Features, state: State) -> Decision:
         return _pinned(policy, features, state, matching, locks)
     rung = _rung(policy, features, state, locks, matching[0] if matching else None)
     rung.further = tuple(name for lock in locks for name in lock.backends)  # always worth trying, whichever rule decides
-    return _settle(policy, features, state, locks, rung)
+    return with_canary(policy, features, state, _settle(policy, features, state, locks, rung), permitted)
 
 
 def _is_alias(policy: Policy, model: str, matching: list[Rule]) -> bool:

@@ -75,7 +75,8 @@ def asks_of(file: PolicyFile) -> Asks:
     scored = any(each.complexity is not None for each in (file, file.tenant_defaults, *file.tenants.values()))
     return Asks(
         complexity=scored or any(part.min_complexity is not None or part.max_complexity is not None for part in parts),
-        conversation=any(use.sticky == "conversation" for use in uses),
+        conversation=any(use.sticky == "conversation" for use in uses)
+        or any(rule.canary is not None and rule.canary.sticky == "conversation" for rule in file.rules),
         budget_left=any(part.min_budget_left is not None or part.max_budget_left is not None for part in parts),
         cost=any(use.cheapest is not None or use.max_cost_usd is not None for use in uses),
         keys=frozenset(name for part in parts if part.key is not None for name in one_or_more(part.key)),

@@ -15,6 +15,7 @@ from config.yamlfile import Schema
 from policies.access import Role
 from policies.federation import Identity
 from policies.moderation import Action
+from policies.trials import Canary, Pairs, Shadow
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 Task: TypeAlias = Literal["chat", "qa", "code", "math", "extraction", "classification", "summarise", "translate", "write"]
@@ -185,6 +186,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `lock`: while this rule's `when` holds, no backend outside its `use` is ever called, whichever rule decides and whatever is pinned.
     `pin_fallback`: a request that pins a backend may go on to this rule's backends and the fallback when the pinned one fails.
     `fallback`: a list is in place of the policy's; a table is where it differs.
+    `canary` and `shadow`: `policies.trials`.
     """
 
     name: Name
@@ -193,6 +195,8 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lock: bool = False
     pin_fallback: bool = False
     fallback: tuple[str, ...] | Fallback | None = None
+    canary: Canary | None = None
+    shadow: Shadow | None = None
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -203,12 +207,14 @@ class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where no rule decides: a score of at least `threshold` goes to `strong`, a lower one to `weak`.
 
     `explore` is the share of requests that are drawn evenly between the two, whatever their score, where both are permitted: what a backtest learns from.
+    `pairs`: `policies.trials`.
     """
 
     weak: str
     strong: str
     threshold: Share
     explore: Share = 0.0
+    pairs: Pairs | None = None
 
 
 class Moderation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -451,6 +457,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     complexity: Complexity | None = None
     default: str | tuple[str, ...] | None = None
     fallback: tuple[str, ...] | Fallback = ("extractive",)
+    shadow: Shadow | None = None
     moderation: Moderation = Moderation()
     input: InputLimits = InputLimits()
     grounding: Grounding = Grounding()
@@ -484,8 +491,8 @@ def names_of(default: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 LATER: dict[type[Struct], frozenset[str]] = {
-    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "shadow", "conversations", "experiments", "rerankers"}),
-    Rule: frozenset({"canary", "guard", "shadow", "ensemble", "cascade", "verify", "cache"}),
+    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "conversations", "experiments", "rerankers"}),
+    Rule: frozenset({"guard", "ensemble", "cascade", "verify", "cache"}),
     Complexity: frozenset({"target", "head"}),
     Moderation: frozenset({"input", "heads", "patterns"}),
     Settings: frozenset({"retention_days", "telemetry"}),

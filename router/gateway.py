@@ -47,6 +47,8 @@ from router.policy_file import read_status
 from router.policy_in_force import REFRESH_S, PolicyHolder
 from router.tables import workers
 from router.telemetry import Metrics
+from router.trials.canaries import BEAT_S as CANARY_S
+from router.trials.canaries import Canaries
 
 T = TypeVar("T")
 log = structlog.get_logger("headgate.gateway")
@@ -117,6 +119,7 @@ class Gateway:
             metrics=self.metrics,
         )
         self.alerts = BudgetAlerts(database, worker, lambda: self.policy.current.policy, self.policy.environ, self.metrics, self.background)
+        self.canaries = Canaries(database, lambda: self.policy.current, self.audit, self.metrics)
         self._worker = worker
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -138,6 +141,7 @@ class Gateway:
             (BEAT_S, self.accounting.write_head),
             (SWEEP_S, self._sweep),
             (ALERTS_S, self.alerts.look),
+            (CANARY_S, self.canaries.beat),
         )
         self._loops = [asyncio.create_task(self._every(seconds, each)) for seconds, each in work]
         self._loops.append(asyncio.create_task(self.recorder.run()))
@@ -150,6 +154,7 @@ class Gateway:
         while self._tasks or self._running:
             await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
         await self._record_the_last()
+        await self._count_the_last()
         await self._seal_the_last()
         await self.door.aclose()
         await self.policy.current.aclose()
@@ -283,6 +288,13 @@ class Gateway:
                 await self.recorder.flush()
         except (TimeoutError, SQLAlchemyError, OSError) as error:
             log.error("decisions_not_written", error=type(error).__name__)
+
+    async def _count_the_last(self) -> None:
+        try:
+            async with asyncio.timeout(BOOKING_S):
+                await self.canaries.beat()
+        except (TimeoutError, SQLAlchemyError, OSError) as error:
+            log.error("canaries_not_counted", error=type(error).__name__)
 
     async def _seal_the_last(self) -> None:
         try:

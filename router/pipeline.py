@@ -30,6 +30,7 @@ from adapters.tokens import counting_once
 from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
 from config.prices import Price
 from policies.access import Principal, may_handle
+from policies.canary import Side, side_of
 from policies.decide import Decision, State, decide, permitted
 from policies.decision import banded
 from policies.features import extract, highest
@@ -53,6 +54,7 @@ from router.money.levels import caps_of
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement, dearest
 from router.policy_in_force import ActivePolicy
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
+from router.trials.canaries import came_to
 from router.wire.call import Call
 from router.wire.headgate import Headgate
 
@@ -103,6 +105,8 @@ class Exchange:
         self._generating = False
         self._ended_at = 0.0
         self._waiting: Callable[[], None] | None = None
+        self._side: tuple[str, Side] | None = None
+        self._first = ""
         self._admission: Admission | None = None
         self._standings: Standings | None = None
 
@@ -212,6 +216,8 @@ class Exchange:
             least = None if left is None else {name: left.needed(plan) for name, plan in plans.items()}
         self.decided_from = self.state(costs, least, None if left is None else left.at_most(LARGEST_AMOUNT).overall)
         self.decision = decide(self.active.policy, features, self.decided_from)
+        if self.attempt is None:
+            self._side, self._first = side_of(self.decision), next(iter(self.decision.candidates), "")
         if self.decision.outcome != "ok":
             wait = self.active.closes_in_s() if self.decision.outcome == "no_permitted_backend" else None
             headers = {} if wait is None else {"retry-after": f"{math.ceil(wait)}"}
@@ -383,10 +389,12 @@ class Exchange:
 
     async def _settle(self, failure: BaseException | None) -> None:
         """Close the books. Waits for a reservation that is still being made, so that none is ever left open."""
+        ended = time.perf_counter()
         try:
             await self._attempts.stopped()
             await self._bookings.close(failure, lambda settlements: self._ended(failure, settlements))
         finally:
+            self._tell_canary(failure, ended)
             self._known()
             self._leave()
             self.gateway.policy.release(self.active)
@@ -421,6 +429,10 @@ class Exchange:
             self._waiting = told
         else:
             told()
+
+    def _tell_canary(self, failure: BaseException | None, ended: float) -> None:
+        if self._side is not None and (sums := came_to(self._attempts, self._first, failure, ended, self.cost)) is not None:
+            self.gateway.canaries.note(self.active, *self._side, sums)
 
     def _observe(self, outcome: str) -> None:
         if outcome == "ok" and self.attempt is not None and self.attempt.first_delta_s is not None:

@@ -30,6 +30,7 @@ from policies.decide import BackendState, State
 from policies.load import Policy, load_policy
 from router.measuring import Measured
 from router.policy_store import PolicyVersion, active_number, active_version
+from router.trials.store import states
 
 log = structlog.get_logger("headgate.policy")
 
@@ -77,6 +78,8 @@ class ActivePolicy:
         """What the providers last said, to this worker, that is left of their rate limits."""
         self.measured = {name: _kept_measures(name, configured.spec, before) or Measured() for name, configured in policy.backends.items()}
         """What this worker has seen of the backends of late."""
+        self.canaries: dict[str, str] = {}
+        """The states of the rules' canaries, as far as anything is known of them (`router.trials.canaries`)."""
         self.users = 0
         self.retired = False
         self._prices: dict[str, tuple[int, Price, str]] = {}
@@ -140,6 +143,7 @@ class ActivePolicy:
             seed=seed,
             now=round(time.time(), 3),
             budget_left=budget_left,
+            canaries=self.canaries,
         )
 
     @property
@@ -237,6 +241,7 @@ class PolicyHolder:
             self._failed = (version.version, pause, time.monotonic() + pause)
             raise
         await active.check_health()
+        active.canaries = await self._database.read(lambda connection: states(connection, active.version))
         old, self._current = self._current, active
         log.info("policy_active", version=version.version, hash=version.hash[:12])
         for name in {*active.backends, *(old.backends if old is not None else ())}:

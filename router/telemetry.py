@@ -54,6 +54,13 @@ class Metrics:
             "headgate_policy_file_valid", "Whether the policy file may be put in force: 1, or 0.", registry=registry, multiprocess_mode="livemin"
         )
         self._policy_file.set(1)
+        self._canary_requests = Counter(
+            "headgate_canary_requests_total", "Requests of rules with a canary, by side.", ["rule", "side", "outcome"], registry=registry
+        )
+        self._canary_rollbacks = Counter("headgate_canary_rollbacks_total", "Canaries that their guard rolled back.", ["rule"], registry=registry)
+        self._canary_state = Gauge(
+            "headgate_canary_rolled_back", "Whether a rule's canary is rolled back.", ["rule"], registry=registry, multiprocess_mode="livemax"
+        )
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -91,6 +98,15 @@ class Metrics:
 
     def alert(self, outcome: Literal["delivered", "failed", "given_up"], count: int = 1) -> None:
         self._alerts.labels(outcome).inc(count)
+
+    def canary_request(self, rule: str, side: str, outcome: Literal["ok", "error"]) -> None:
+        self._canary_requests.labels(rule, side, outcome).inc()
+
+    def canary_rolled_back(self, rule: str) -> None:
+        self._canary_rollbacks.labels(rule).inc()
+
+    def canary_state(self, rule: str, *, rolled_back: bool) -> None:
+        self._canary_state.labels(rule).set(rolled_back)
 
     def moderated(self, rule: str, count: int) -> None:
         self._moderated.labels(rule).inc(count)

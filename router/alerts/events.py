@@ -12,7 +12,7 @@ from msgspec import Struct
 from adapters.cost import usd_float
 from policies.load import Receiver
 
-EventType: TypeAlias = Literal["budget.threshold", "budget.exhausted", "test"]
+EventType: TypeAlias = Literal["budget.threshold", "budget.exhausted", "canary.rolled_back", "test"]
 State: TypeAlias = Literal["pending", "delivered", "failed"]
 
 SIGNATURE = "x-headgate-signature"

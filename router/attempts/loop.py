@@ -44,6 +44,8 @@ class Attempts:
         self._bookings = bookings
         self.current: Attempt | None = None
         self.outcome = ""
+        self.failed: list[tuple[str, BackendError]] = []
+        """Which backends failed, and why, in order; those of hedges that lost do not count."""
         self.repairs = 0
         self.upstream_s = 0.0
         """What was waited for before the current attempt began: backends that failed, and pauses."""
@@ -72,6 +74,7 @@ class Attempts:
                 attempt = self.current or attempt  # its hedge may have taken its place
                 self._gateway.metrics.attempt_failed(attempt.backend.name, error.code)
                 self._bookings.failed(attempt, error)
+                self.failed.append((attempt.plan.backend, error))
                 self.upstream_s += time.perf_counter() - attempt.began
                 if committed or error.code == "invalid_request":  # malformed for one is malformed for all
                     raise

@@ -37,6 +37,8 @@ AuditAction: TypeAlias = Literal[
     "policy.import",
     "policy.diff",
     "policy.replay",
+    "policy.canary_rolled_back",
+    "policy.canary_resumed",
     "budget.change",
     "tenant.create",
     "team.create",

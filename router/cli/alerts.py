@@ -50,7 +50,7 @@ def list_alerts(tenant: str | None, limit: int, config: Path | None, as_json: bo
                 alert.tenant,
                 alert.scope,
                 alert.period,
-                f"{alert.share:.0%}" if alert.type == "budget.threshold" else "exhausted",
+                f"{alert.share:.0%}" if alert.type == "budget.threshold" else alert.type.partition(".")[2].replace("_", " "),
                 alert.receiver,
                 alert.state,
                 alert.tries,

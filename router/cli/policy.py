@@ -21,6 +21,7 @@ from router.audit.changes import recorded_policy
 from router.audit.log import Subject
 from router.backends import load_kinds, try_policy
 from router.cli.audit import audit_of
+from router.cli.canaries import canaries, resume
 from router.cli.common import config_option, fail, find_launch, json_option, open_home, print_json, print_table
 from router.launch import Launch
 from router.policy_checks import capabilities_of, check_blocking
@@ -195,6 +196,10 @@ def rollback(version: int, comment: str, config: Path | None, as_json: bool) -> 
         active = database.write_blocking(work)
     assert active is not None
     print_json(_shown(active)) if as_json else click.echo(f"policy version {version} is active")
+
+
+policy.add_command(canaries)
+policy.add_command(resume)
 
 
 @policy.command("explain")

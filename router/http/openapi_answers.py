@@ -55,6 +55,7 @@ MORE: dict[Endpoint, tuple[int, ...]] = {
     ("PUT", "/admin/policy"): (412, 428),
     ("POST", "/admin/policy/diff"): (404, 409),
     ("POST", "/admin/policy/rollback"): (404, 409),
+    ("POST", "/admin/canaries/{rule}/resume"): (409,),
     ("POST", "/admin/tenants"): (409,),
     ("POST", "/admin/teams"): (404, 409),
     ("PATCH", "/admin/teams/{team_id}"): (409,),

@@ -204,6 +204,8 @@ CASES: dict[Endpoint, tuple[Case, ...]] = {
     ("POST", "/admin/keys/{key_id}/rotate"): (body("key", overlap_s=60),),
     ("GET", "/admin/usage"): LISTED,
     ("GET", "/admin/alerts"): LISTED,
+    ("GET", "/admin/canaries"): PLAIN,
+    ("POST", "/admin/canaries/{rule}/resume"): (Case(done=404),),
     ("GET", "/admin/ledger"): LISTED,
     ("GET", "/admin/audit"): LISTED,
     ("GET", "/admin/audit/verify"): PLAIN,
@@ -289,6 +291,7 @@ class World:
         path = template.format(
             path="nothing",
             name="mini",
+            rule="all",
             response_id=ids["response"],
             conversation_id=ids["conversation"],
             item_id=ids["item"],
