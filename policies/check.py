@@ -14,11 +14,12 @@ from adapters.embedders.spec import EmbedderSpec
 from adapters.embedding import BUNDLED
 from config.prices import Price
 from config.yamlfile import Path, Places, Problem, nearest
+from policies.check_cascade import cascade_problems
 from policies.check_federation import federation_problems
 from policies.hosts import is_host, is_private
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation, prompt_redaction
-from policies.schema import Alerts, Case, Limits, Moderation, PolicyFile, Rule, Weighted, When
+from policies.schema import Alerts, Case, Limits, Moderation, PolicyFile, Rule, Use, When
 
 _NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -53,6 +54,8 @@ class Checker:
         if self.file.history.summarise_with is not None:
             self._exists(self.file.history.summarise_with, ("history", "summarise_with"))
         self._ladder()
+        for trouble in cascade_problems(self.file, self.known, self.specs):
+            self._add(*trouble)
         self._moderation()
         self._alerts(self.file.alerts, ("alerts",))
         for name, tenant in self.file.tenants.items():
@@ -210,12 +213,14 @@ class Checker:
                 unconditional = rule.name
 
     def _use(self, rule: Rule, path: Path) -> None:
-        if isinstance(rule.use, Weighted):
-            for name in rule.use.weighted:
+        if isinstance(rule.use, Use):
+            if (weights := rule.use.weighted) is None:
+                return
+            for name in weights:
                 near = None if name in self.known else nearest(name, self.known)
                 if name not in self.known:
                     self._add((*path, "use", "weighted", name), f"there is no backend {name!r}", near, key=True)
-            if sum(rule.use.weighted.values()) <= 0:
+            if sum(weights.values()) <= 0:
                 self._add((*path, "use", "weighted"), "the weights sum to 0: nothing could ever be chosen")
         else:
             self._list(rule.use, (*path, "use"))

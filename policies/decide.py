@@ -17,7 +17,8 @@ from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, S
 from policies.features import Features
 from policies.load import Policy
 from policies.matching import draw, matches
-from policies.schema import Outcome, Rule, Weighted
+from policies.schema import Outcome, Rule, Use
+from policies.several import with_others
 
 __all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "pinned_backends"]
 
@@ -66,10 +67,10 @@ def _rung(policy: Policy, features: Features, seed: str, rule: Rule | None) -> _
     file = policy.file
     if rule is not None:
         reasons = [f"rule:{rule.name}"]
-        if isinstance(rule.use, Weighted):
+        if isinstance(rule.use, Use) and rule.use.weighted is not None:
             order = draw(rule.use.weighted, seed, rule.name)
             return _Rung(order, file.fallback, reasons, rule, rule.use.weighted)
-        return _Rung(rule.use, file.fallback, reasons, rule)
+        return _Rung(rule.use.names if isinstance(rule.use, Use) else rule.use, file.fallback, reasons, rule)
     if file.complexity is not None and features.complexity is not None:
         strong = features.complexity >= file.complexity.threshold
         sign = ">=" if strong else "<"
@@ -88,7 +89,8 @@ def _pinned(policy: Policy, features: Features, state: State, matching: list[Rul
     rung = _Rung(names, (), [f"pin:{features.model}"], rule)
     if rule is not None:
         rung.reasons.append(f"rule:{rule.name}")
-        order = draw(rule.use.weighted, state.seed, rule.name) if isinstance(rule.use, Weighted) else rule.use
+        weights = rule.use.weighted if isinstance(rule.use, Use) else None
+        order = rule.backends if weights is None else draw(weights, state.seed, rule.name)
         rung.further = (*order, *policy.file.fallback)
     return _settle(policy, features, state, locks, rung, pinned=True)
 
@@ -129,7 +131,7 @@ def _settle(policy: Policy, features: Features, state: State, locks: list[Rule],
     if not chosen:
         outcome, message, param = _why(features, state, excluded, pinned)
         return _refuse(policy, features, state, outcome, message, param, reasons, tuple(excluded))
-    return Decision(
+    decision = Decision(
         outcome="ok",
         candidates=tuple(chosen),
         rule=rung.rule.name if rung.rule is not None else None,
@@ -141,6 +143,7 @@ def _settle(policy: Policy, features: Features, state: State, locks: list[Rule],
         propensity=_propensity(rung, chosen),
         upper_cost_usd=state.backends[chosen[0]].upper_cost_usd,
     )
+    return with_others(decision, policy, state, rung.rule, pinned, lambda name, asked: constraint(policy, asked, state, locks, name))
 
 
 def _propensity(rung: _Rung, chosen: list[str]) -> float:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from adapters.types import Capabilities
 from policies.features import Features
 from policies.schema import Outcome
+from policies.several import CascadePlan, EnsemblePlan
 
 ExclusionCode: TypeAlias = Literal["not_allowed", "lock", "clearance", "feature", "no_documents", "context_window", "max_cost", "budget", "unavailable"]
 AUTO = "auto"
@@ -56,6 +57,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 
     `propensity` is the probability with which the first candidate came first. `reasons` are codes such as `rule:code`, `weighted:mini`,
     `fallback:local` and `excluded:mini:clearance`. `upper_cost_usd` is the first candidate's.
+    `cascade` and `ensemble` name the backends that may have a part in the answer besides the one that gives it.
     """
 
     outcome: Outcome
@@ -70,6 +72,8 @@ class Decision(Struct, frozen=True, kw_only=True):
     upper_cost_usd: float | None = None
     message: str = ""
     param: str | None = None
+    cascade: CascadePlan | None = None
+    ensemble: EnsemblePlan | None = None
 
     @property
     def status(self) -> int:

@@ -14,6 +14,8 @@ from config.yamlfile import Schema
 from policies.access import Role
 from policies.federation import Identity
 from policies.moderation import Action
+from policies.several import MOST_CANDIDATES
+from policies.verification.spec import Cascade
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 Task: TypeAlias = Literal["chat", "qa", "code", "math", "extraction", "classification", "summarise", "translate", "write"]
@@ -56,10 +58,42 @@ class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return (self.model,) if isinstance(self.model, str) else self.model or ()
 
 
-class Weighted(Struct, frozen=True, forbid_unknown_fields=True):
-    """Backends drawn by weight; the draw is a function of the request's seed and the rule's name."""
+class Use(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Exactly one of `weighted` and `best_of` names the backends.
 
-    weighted: dict[str, Weight]
+    `weighted` draws them by weight; the draw is a function of the request's seed and the rule's name. Those of `best_of` all answer at the same time,
+    and the backend `judge` picks the answer that is delivered.
+    """
+
+    weighted: dict[str, Weight] | None = None
+    best_of: tuple[str, ...] | None = None
+    judge: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.ways) != 1:
+            found = " and ".join(self.ways) or "none of them"
+            raise ValueError(f"one of {', '.join(WAYS)} says which backends answer; found {found}")
+        if self.best_of is not None and not 2 <= len(self.best_of) <= MOST_CANDIDATES:
+            told = (
+                f"at most {MOST_CANDIDATES} backends may answer at the same time"
+                if self.best_of[1:]
+                else "with fewer than two backends there is nothing to judge"
+            )
+            raise ValueError(f"best_of has {len(self.best_of)}: {told}; `use: [a, b]` tries one after the other")
+        if (self.best_of is None) != (self.judge is None):
+            raise ValueError("best_of needs judge: the backend that picks one of the answers" if self.judge is None else "judge does nothing without best_of")
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        return tuple(way for way in WAYS if getattr(self, way) is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The backends that may answer."""
+        return tuple(sorted(self.weighted)) if self.weighted is not None else self.best_of or ()
+
+
+WAYS = ("weighted", "best_of")
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,14 +104,17 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     name: Name
-    use: tuple[str, ...] | Weighted
+    use: tuple[str, ...] | Use
     when: When = When()
     lock: bool = False
     pin_fallback: bool = False
 
     @property
     def backends(self) -> tuple[str, ...]:
-        return tuple(sorted(self.use.weighted)) if isinstance(self.use, Weighted) else self.use
+        """All that `use` names, an ensemble's judge included."""
+        if not isinstance(self.use, Use):
+            return self.use
+        return self.use.names if self.use.judge is None else tuple(dict.fromkeys((*self.use.names, self.use.judge)))
 
 
 class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -287,17 +324,22 @@ class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Expect(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What must come out. `backend` is the first candidate, `candidates` all of them in order, `error` the refusal's code."""
+    """What must come out. `backend` is the first candidate, `candidates` all of them in order, `error` the refusal's code.
+
+    `cascade` and `ensemble` say whether answers would be verified, or judged. `never` holds for their backends too.
+    """
 
     backend: str | None = None
     candidates: tuple[str, ...] | None = None
     rule: str | None = None
     error: Outcome | None = None
     never: tuple[str, ...] = ()
+    cascade: bool | None = None
+    ensemble: bool | None = None
 
     def __post_init__(self) -> None:
-        if not (self.backend or self.candidates is not None or self.rule or self.error or self.never):
-            raise ValueError("a case must expect something: backend, candidates, rule, error or never")
+        if all(getattr(self, field) in (None, "", ()) for field in self.__struct_fields__ if field != "candidates") and self.candidates is None:
+            raise ValueError(f"a case must expect something: {', '.join(self.__struct_fields__[:-1])} or {self.__struct_fields__[-1]}")
 
 
 class Case(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -317,6 +359,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     embedders: dict[str, EmbedderSpec] = {}
     rules: tuple[Rule, ...] = ()
     complexity: Complexity | None = None
+    cascade: Cascade | None = None
     default: str | tuple[str, ...] | None = None
     fallback: tuple[str, ...] = ("extractive",)
     moderation: Moderation = Moderation()
@@ -335,8 +378,8 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 LATER: dict[type[Struct], frozenset[str]] = {
-    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "shadow", "conversations", "experiments", "rerankers"}),
-    Rule: frozenset({"canary", "guard", "shadow", "ensemble", "cascade", "verify", "cache"}),
+    PolicyFile: frozenset({"cache", "judge", "shadow", "conversations", "experiments", "rerankers"}),
+    Rule: frozenset({"canary", "guard", "shadow", "verify", "cache"}),
     Complexity: frozenset({"target", "head"}),
     Moderation: frozenset({"input", "heads", "patterns"}),
     Settings: frozenset({"retention_days", "telemetry"}),

@@ -74,6 +74,8 @@ class ActivePolicy:
         self._looked: dict[str, BackendHealth] = {}
         self.rate_limits: dict[str, RateLimit] = {}
         """What the providers last said, to this worker, that is left of their rate limits."""
+        self.without_logprobs: set[str] = set()
+        """Backends that refused log probabilities which a cascade asked for: some models of a provider have none."""
         self.users = 0
         self.retired = False
         self._prices: dict[str, tuple[int, Price, str]] = {}

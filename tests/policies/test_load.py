@@ -11,7 +11,7 @@ from adapters.backend import kinds
 from config.prices import FREE, Price
 from policies.load import Policy, PolicyError
 from policies.moderation import moderate
-from policies.schema import PolicyFile, Weighted, json_schema
+from policies.schema import PolicyFile, Use, json_schema
 
 Load = Callable[..., Policy]
 BACKENDS = """version: 1
@@ -57,7 +57,7 @@ def errors(load: Load, text: str, **options: object) -> list[str]:
 def test_the_documented_format_loads(load: Load) -> None:
     policy = load(WHOLE)
     assert set(policy.backends) == {"local", "mini", "claude", "extractive"}
-    assert policy.file.rules[2].use == Weighted({"mini": 5.0, "claude": 95.0})
+    assert policy.file.rules[2].use == Use(weighted={"mini": 5.0, "claude": 95.0})
     assert policy.file.settings.port == 9000
     assert (policy.backends["local"].clearance, policy.backends["mini"].clearance, policy.backends["claude"].clearance) == (
         "restricted",
@@ -101,7 +101,7 @@ backends:
 rules:
   - {name: one, use: [c]}
 default: extractve
-cascade: {on: [a]}
+cache: {ttl_s: 60}
 tenants: {acme: {on_budget_end: bb, limits: {rmp: 3}}}
 """
     assert errors(load, text) == [
@@ -109,7 +109,7 @@ tenants: {acme: {on_budget_end: bb, limits: {rmp: 3}}}
         "policy.yaml:4:31: backends.b.tmeout_s: unknown key 'tmeout_s'; did you mean 'timeout_s'?",
         "policy.yaml:6:23: rules[0].use[0]: there is no backend 'c'; there are a, b, extractive",
         "policy.yaml:7:10: default: there is no backend 'extractve'; did you mean 'extractive'?",
-        "policy.yaml:8:1: cascade: 'cascade' is not supported yet",
+        "policy.yaml:8:1: cache: 'cache' is not supported yet",
         "policy.yaml:9:46: tenants.acme.limits.rmp: unknown key 'rmp'; did you mean 'rpm'?",
     ]
 
