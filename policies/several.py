@@ -6,7 +6,7 @@ candidates is left out here by the same function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -52,12 +52,18 @@ class EnsemblePlan(Struct, frozen=True):
 
 
 def cascade_of(
-    spec: Cascade | None, strong: str | None, candidates: Iterable[str], may_fall_back: bool, quoting: Iterable[str], forbids: Callable[[str], Why]
+    spec: Cascade | None,
+    strong: str | None,
+    candidates: Iterable[str],
+    may_fall_back: bool,
+    quoting: Iterable[str],
+    excluded: Mapping[str, Why],
+    forbids: Callable[[str], Why],
 ) -> CascadePlan | None:
     """The cascade of a decision with these `candidates`; None where the policy has none for them.
 
     `strong` is the policy's `complexity.strong`. A pin that may not fall back stays with what it pins. `quoting` backends only quote documents:
-    none of them is stronger than another. `forbids` gives the code of the constraint that keeps a backend from this request.
+    none of them is stronger than another. `excluded` are the decision's, with their codes; `forbids` gives the code of the constraint that keeps a backend from this request.
     """
     candidates = tuple(candidates)
     on = tuple(name for name in candidates if spec is not None and name in spec.on)
@@ -72,6 +78,7 @@ def cascade_of(
     to = tuple(name for name in named if not codes[name])
     if to:
         return CascadePlan(on, to)
+    codes = codes or {name: code for name, code in excluded.items() if name not in spec.on and name not in quoting}
     return CascadePlan(on, off=next(iter(codes.values()), "no_stronger"))
 
 
@@ -102,7 +109,8 @@ def with_others(
     strong = None if policy.file.complexity is None else policy.file.complexity.strong
     quoting = {name for name, backend in state.backends.items() if backend.capabilities.needs_context}
     may_fall_back = not pinned or rule is not None
-    cascade = cascade_of(policy.file.cascade, strong, candidates, may_fall_back, quoting, lambda name: forbids(name, features))
+    excluded = {exclusion.backend: exclusion.code for exclusion in decision.excluded}
+    cascade = cascade_of(policy.file.cascade, strong, candidates, may_fall_back, quoting, excluded, lambda name: forbids(name, features))
     return decision if cascade is None else msgspec.structs.replace(decision, cascade=cascade)
 
 

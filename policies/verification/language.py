@@ -10,7 +10,7 @@ _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
 
 _COMMON = {
     "en": "the and of to in is that it for was on are with as be this have from or by not but what all were when your can there which their will would you",
-    "de": "der die das und ist nicht ein eine zu den von mit sich auf für dem im auch es an werden aus hat dass sie nach wird bei einer um am sind noch wie über",
+    "de": "der die das und ist nicht ein eine zu den von mit sich auf für dem im auch es an werden aus hat dass sie nach wird bei um am sind noch wie über",
     "fr": "le la les et des est un une du que dans qui pour pas sur au plus par ce il sont avec se ne ou cette être aux ont mais comme vous nous elle",
     "es": "el la los las de que y en un una es se del por con para su al lo como más pero sus le ha este está son entre cuando muy sin sobre también fue hay",
     "it": "il la le che di e è un una per in non del della si con sono da dei al nel come più anche lo gli alla ma delle suo questo ha essere i",

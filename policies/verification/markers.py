@@ -41,7 +41,7 @@ ik weet (?:het )?niet(?: zeker)?|voor zover ik weet
 _REFUSALS = r"""
 (?:i'm|i am) (?:very |so |really )?sorry,? (?:but )?(?:i|as an)\b
 (?:i apologize|my apologies),? (?:but )?i\b
-(?:unfortunately,? )?i (?:can't|cannot|can not|won't|will not|am not able to|am unable to|must decline to) (?:\w+ )?(?:help|assist|answer|provide|comply|do that)
+(?:unfortunately,? )?i (?:can't|cannot|can not|won't|will not|am not able to|am unable to|must decline to) (?:\w+ )?(?:help|assist|answer|provide|comply)
 (?:unfortunately,? )?i (?:can't|cannot|can not|won't|will not) (?:\w+ )?(?:fulfil|create|write|discuss|continue|share|support|generate|complete|give|offer)
 (?:unfortunately,? )?i (?:can't|cannot|can not) (?:\w+ )?(?:process|access|see|view|open)
 (?:i'm|i am) (?:unable|not able) to\b
