@@ -389,7 +389,7 @@ rules: [{name: home, when: {data_class: confidential}, use: [cheap], lock: true}
 
 
 async def explain(service: Service, fields: dict[str, Any] | None = None) -> Any:
-    body = {"model": "auto", "messages": [{"role": "user", "content": "Hi"}], **(fields or {})}
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Count."}], **(fields or {})}
     async with aiohttp.ClientSession(headers=service.bearer()) as session, session.post(f"{service.url}/v1/route/explain", json=body) as response:
         return await response.json()
 
