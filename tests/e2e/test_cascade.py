@@ -170,9 +170,7 @@ async def test_where_nothing_comes_of_the_stronger_one_the_stream_that_waited_go
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-async def test_a_stronger_answer_that_breaks_off_is_an_error_in_a_stream_and_no_answer_in_a_whole_one(
-    tmp_path: Path, dialect: str, stream: bool
-) -> None:
+async def test_a_stronger_answer_that_breaks_off_is_an_error_in_a_stream_and_no_answer_in_a_whole_one(tmp_path: Path, dialect: str, stream: bool) -> None:
     strong = Reply([*openai_steps(Answer(texts=pieces(STRONG)))[:5], Cut()])
     async with (
         FakeProvider(by_path(lambda: answering("openai", Answer(texts=pieces(HEDGED))), lambda: strong)) as provider,
