@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from adapters.backend import BackendSpec
 from adapters.errors import ERRORS, InvalidRequest
-from adapters.types import Capabilities, Delta, FinishReason, GenerateRequest, ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta
+from adapters.types import Capabilities, Delta, FinishReason, GenerateRequest, ReasoningDelta, RefusalDelta, TextDelta, TokenLogprob, ToolCallDelta
 
 DEFAULT_TEXT = "Hello! This is a scripted answer; it says the same every time, and that is what it is for."
 CHARACTERS_PER_TOKEN = 4
@@ -62,7 +62,8 @@ class ScriptedSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only
     `first_delay_s` passes before the first event and `delay_s` between deltas. `tool_calls` are made where the request offers tools and does
     not bring a tool's result. After `hang_after` deltas (or all, where there are fewer) nothing
     comes until the stream is closed. `no_usage` plays a provider that
-    reports none. `capabilities` overrides what the backend says it can do. `bill_to` names the file that gets one JSON line a request.
+    reports none. Each delta of text has the log probability `logprob`, where
+    the request asks for them. `capabilities` overrides what the backend says it can do. `bill_to` names the file that gets one JSON line a request.
     """
 
     model: str | None = "scripted"
@@ -79,6 +80,7 @@ class ScriptedSpec(BackendSpec, frozen=True, forbid_unknown_fields=True, kw_only
     fault: Fault | None = None
     hang_after: Number | None = None
     no_usage: bool = False
+    logprob: Annotated[float, Meta(le=0)] | None = None
     capabilities: dict[str, bool | int | str | None] = {}
     directives: bool = False
     bill_to: str | None = None
@@ -114,6 +116,7 @@ class Directives(Struct, frozen=True, forbid_unknown_fields=True):
     retry_after: Seconds | None = None
     hang: Number | None = None
     no_usage: bool | None = None
+    logprob: Annotated[float, Meta(le=0)] | None = None
 
 
 class Turn(Struct, frozen=True):
@@ -147,6 +150,7 @@ def _apply(spec: ScriptedSpec, given: Directives) -> ScriptedSpec:
         "finish": given.finish,
         "hang_after": given.hang,
         "no_usage": given.no_usage,
+        "logprob": given.logprob,
         "echo": False if given.text is not None or given.deltas is not None else None,
         "tool_calls": None if given.tool is None else (ScriptedToolCall(given.tool, given.arguments),),
         "fault": None if given.fault is None else _fault(given.fault, given.retry_after),
@@ -182,7 +186,8 @@ def turn(script: ScriptedSpec, request: GenerateRequest, choice: int = 0) -> Tur
     reason: FinishReason = "tool_calls" if calls and stop_sequence is None else "stop"
     deltas: list[Delta] = [ReasoningDelta(piece, choice) for piece in _pieces(script.reasoning, script.chunk)]
     deltas += [RefusalDelta(piece, choice) for piece in _pieces(script.refusal, script.chunk)]
-    deltas += [TextDelta(piece, choice) for piece in _pieces(text, script.chunk)]
+    told = script.logprob if request.logprobs is not None else None
+    deltas += [TextDelta(piece, choice, () if told is None else (TokenLogprob(piece, told),)) for piece in _pieces(text, script.chunk)]
     if reason == "tool_calls":
         deltas += _tool_calls(script, choice)
     limit = request.max_output_tokens if request.max_output_tokens is not None else script.max_output_tokens

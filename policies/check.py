@@ -14,6 +14,7 @@ from adapters.embedders.spec import EmbedderSpec
 from adapters.embedding import BUNDLED
 from config.prices import FREE, Price
 from config.yamlfile import Path, Places, Problem, nearest
+from policies.check_cascade import cascade_problems
 from policies.check_federation import federation_problems
 from policies.check_trials import trial_backends, trial_problems
 from policies.hosts import is_host, is_private
@@ -59,6 +60,8 @@ class Checker:
             self._exists(name, place)
         for place, message in trial_problems(self.file, {name: spec.price or self.price_of(name, spec) or FREE for name, spec in self.specs.items()}):
             self._add(place, message)
+        for trouble in cascade_problems(self.file, self.known, self.specs):
+            self._add(*trouble)
         self._moderation()
         self._alerts(self.file.alerts, ("alerts",))
         for name, tenant in self.file.tenants.items():
@@ -216,14 +219,16 @@ class Checker:
                 unconditional = rule.name
 
     def _use(self, rule: Rule, path: Path) -> None:
-        if isinstance(rule.use, Use) and rule.use.weighted is not None:
-            for name in rule.use.weighted:
+        if isinstance(rule.use, Use) and (weights := rule.use.weighted) is not None:
+            for name in weights:
                 near = None if name in self.known else nearest(name, self.known)
                 if name not in self.known:
                     self._add((*path, "use", "weighted", name), f"there is no backend {name!r}", near, key=True)
-            if sum(rule.use.weighted.values()) <= 0:
+            if sum(weights.values()) <= 0:
                 self._add((*path, "use", "weighted"), "the weights sum to 0: nothing could ever be chosen")
         elif isinstance(rule.use, Use):
+            if rule.use.best_of is not None:  # `cascade_problems`
+                return
             way = rule.use.ways[0]
             self._list(rule.use.names, (*path, "use", way))
             if not rule.use.names:

@@ -21,6 +21,7 @@ from policies.ladder import Fallbacks
 from policies.load import Policy
 from policies.matching import matches
 from policies.schema import Complexity, ErrorClass, Outcome, Rule, Use
+from policies.several import with_others
 
 __all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "pinned_backends"]
 
@@ -56,8 +57,9 @@ def decide(policy: Policy, features: Features, state: State) -> Decision:
     if features.model != AUTO and not _is_alias(policy, features.model, matching):
         return _pinned(policy, features, state, matching, locks)
     rung = _rung(policy, features, state, locks, matching[0] if matching else None)
-    rung.further = tuple(name for lock in locks for name in lock.backends)  # always worth trying, whichever rule decides
-    return with_canary(policy, features, state, _settle(policy, features, state, locks, rung), permitted)
+    rung.further = tuple(name for lock in locks for name in lock.answering)  # always worth trying, whichever rule decides
+    decision = with_canary(policy, features, state, _settle(policy, features, state, locks, rung), permitted)
+    return with_others(decision, policy, state, rung.rule, False, lambda name, asked: constraint(policy, asked, state, locks, name))
 
 
 def _is_alias(policy: Policy, model: str, matching: list[Rule]) -> bool:
@@ -109,10 +111,11 @@ def _pinned(policy: Policy, features: Features, state: State, matching: list[Rul
     rung = _Rung(names, Fallbacks(), [f"pin:{features.model}"], rule)
     if rule is not None:
         rung.reasons.append(f"rule:{rule.name}")
-        able = [name for name in rule.backends if constraint(policy, features, state, locks, name) is None]
-        rung.further = (*ordered(policy, rule.use, rule.name, able, features, state).names, *rule.backends)
+        able = [name for name in rule.answering if constraint(policy, features, state, locks, name) is None]
+        rung.further = (*ordered(policy, rule.use, rule.name, able, features, state).names, *rule.answering)
         rung.fallbacks = policy.fallbacks(features.tenant, rule)
-    return _settle(policy, features, state, locks, rung, pinned=True)
+    decision = _settle(policy, features, state, locks, rung, pinned=True)
+    return with_others(decision, policy, state, rung.rule, True, lambda name, asked: constraint(policy, asked, state, locks, name))
 
 
 def pinned_backends(policy: Policy, model: str) -> tuple[str, ...]:

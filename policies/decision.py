@@ -11,6 +11,7 @@ from msgspec import Struct
 from adapters.types import Capabilities
 from policies.features import Features
 from policies.schema import ErrorClass, Outcome
+from policies.several import CascadePlan, EnsemblePlan
 
 ExclusionCode: TypeAlias = Literal[
     "not_allowed",
@@ -86,6 +87,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     `propensity` is the probability with which the first candidate came first. `reasons` are codes such as `rule:code`, `weighted:mini`,
     `fallback:local` and `excluded:mini:clearance`. `upper_cost_usd` is the first candidate's.
     `fallbacks` are what is tried next, in place of the further candidates, after a failure of a class that has a list of its own.
+    `cascade` and `ensemble` name the backends that may have a part in the answer besides the one that gives it.
     """
 
     outcome: Outcome
@@ -101,6 +103,8 @@ class Decision(Struct, frozen=True, kw_only=True):
     message: str = ""
     param: str | None = None
     fallbacks: dict[ErrorClass, tuple[str, ...]] = {}
+    cascade: CascadePlan | None = None
+    ensemble: EnsemblePlan | None = None
 
     def order(self, failures: Iterable[str]) -> tuple[str, ...]:
         """The backends to try after these failures (codes of errors, the last one last): those of the last one's class, where it has a list of its own."""

@@ -15,7 +15,9 @@ from config.yamlfile import Schema
 from policies.access import Role
 from policies.federation import Identity
 from policies.moderation import Action
+from policies.several import MOST_CANDIDATES
 from policies.trials import Canary, Pairs, Shadow
+from policies.verification.spec import Cascade
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 Task: TypeAlias = Literal["chat", "qa", "code", "math", "extraction", "classification", "summarise", "translate", "write"]
@@ -135,10 +137,11 @@ BOUNDS: tuple[tuple[str, str], ...] = (
 
 
 class Use(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Backends in an order that is found for each request: exactly one of `ordered`, `weighted`, `cheapest` and `fastest` names them.
+    """Backends as they are found for each request: exactly one of `ordered`, `weighted`, `cheapest`, `fastest` and `best_of` names them.
 
     `weighted` draws them by weight; the draw is a function of the request's seed and the rule's name, or with `sticky` of the conversation's or the
     user's. `cheapest` goes by what the request is expected to cost, `fastest` by how long the first event took of late.
+    Those of `best_of` all answer at the same time, and the backend `judge` picks the answer that is delivered.
     A backend beyond a cap (expected cost, measured time to the first event, declared quality) is left out.
     """
 
@@ -146,6 +149,8 @@ class Use(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     weighted: dict[str, Weight] | None = None
     cheapest: tuple[str, ...] | None = None
     fastest: tuple[str, ...] | None = None
+    best_of: tuple[str, ...] | None = None
+    judge: str | None = None
     sticky: Literal["conversation", "user"] | None = None
     max_cost_usd: Usd | None = None
     max_latency_ms: Annotated[float, Meta(gt=0)] | None = None
@@ -154,7 +159,16 @@ class Use(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.ways) != 1:
             found = " and ".join(self.ways) or "none of them"
-            raise ValueError(f"one of {', '.join(WAYS)} says how the backends are ordered; found {found}")
+            raise ValueError(f"one of {', '.join(WAYS)} says which backends answer; found {found}")
+        if self.best_of is not None and not 2 <= len(self.best_of) <= MOST_CANDIDATES:
+            told = (
+                f"at most {MOST_CANDIDATES} backends may answer at the same time"
+                if self.best_of[1:]
+                else "with fewer than two backends there is nothing to judge"
+            )
+            raise ValueError(f"best_of has {len(self.best_of)}: {told}; `use: [a, b]` tries one after the other")
+        if (self.best_of is None) != (self.judge is None):
+            raise ValueError("best_of needs judge: the backend that picks one of the answers" if self.judge is None else "judge does nothing without best_of")
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -162,10 +176,11 @@ class Use(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self.weighted)) if self.weighted is not None else self.ordered or self.cheapest or self.fastest or ()
+        """The backends that may answer."""
+        return tuple(sorted(self.weighted)) if self.weighted is not None else self.ordered or self.cheapest or self.fastest or self.best_of or ()
 
 
-WAYS = ("ordered", "weighted", "cheapest", "fastest")
+WAYS = ("ordered", "weighted", "cheapest", "fastest", "best_of")
 
 
 class Fallback(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -199,8 +214,15 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     shadow: Shadow | None = None
 
     @property
-    def backends(self) -> tuple[str, ...]:
+    def answering(self) -> tuple[str, ...]:
+        """The backends of `use` that may answer."""
         return self.use.names if isinstance(self.use, Use) else self.use
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """All that `use` names, an ensemble's judge included."""
+        judge = self.use.judge if isinstance(self.use, Use) else None
+        return self.answering if judge is None else tuple(dict.fromkeys((*self.answering, judge)))
 
 
 class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -424,17 +446,22 @@ class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Expect(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What must come out. `backend` is the first candidate, `candidates` all of them in order, `error` the refusal's code."""
+    """What must come out. `backend` is the first candidate, `candidates` all of them in order, `error` the refusal's code.
+
+    `cascade` and `ensemble` say whether answers would be verified, or judged. `never` holds for their backends too.
+    """
 
     backend: str | None = None
     candidates: tuple[str, ...] | None = None
     rule: str | None = None
     error: Outcome | None = None
     never: tuple[str, ...] = ()
+    cascade: bool | None = None
+    ensemble: bool | None = None
 
     def __post_init__(self) -> None:
-        if not (self.backend or self.candidates is not None or self.rule or self.error or self.never):
-            raise ValueError("a case must expect something: backend, candidates, rule, error or never")
+        if all(getattr(self, field) in (None, "", ()) for field in self.__struct_fields__ if field != "candidates") and self.candidates is None:
+            raise ValueError(f"a case must expect something: {', '.join(self.__struct_fields__[:-1])} or {self.__struct_fields__[-1]}")
 
 
 class Case(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -455,6 +482,7 @@ class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     embedders: dict[str, EmbedderSpec] = {}
     rules: tuple[Rule, ...] = ()
     complexity: Complexity | None = None
+    cascade: Cascade | None = None
     default: str | tuple[str, ...] | None = None
     fallback: tuple[str, ...] | Fallback = ("extractive",)
     shadow: Shadow | None = None
@@ -491,8 +519,8 @@ def names_of(default: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 LATER: dict[type[Struct], frozenset[str]] = {
-    PolicyFile: frozenset({"cascade", "ensemble", "cache", "judge", "conversations", "experiments", "rerankers"}),
-    Rule: frozenset({"guard", "ensemble", "cascade", "verify", "cache"}),
+    PolicyFile: frozenset({"cache", "judge", "conversations", "experiments", "rerankers"}),
+    Rule: frozenset({"guard", "verify", "cache"}),
     Complexity: frozenset({"target", "head"}),
     Moderation: frozenset({"input", "heads", "patterns"}),
     Settings: frozenset({"retention_days", "telemetry"}),

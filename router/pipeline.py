@@ -40,7 +40,9 @@ from policies.replaying import passed_over
 from retrieval.values import SearchRequest
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
+from router.attempts.cascade import CascadeReport, another_sample
 from router.attempts.course import Step
+from router.attempts.ensemble import EnsembleReport
 from router.attempts.loop import Attempts
 from router.attempts.structured import StructuredAnswer, may_stream, required_format
 from router.gateway import Gateway
@@ -96,7 +98,8 @@ class Exchange:
         self.rules = self.active.policy.moderation_rules(principal.tenant)
         self._budget_left: float | None = None
         self._expected: dict[str, float] | None = None
-        self._form: AnswerFormat | None = None
+        self.form: AnswerFormat | None = None
+        """What the request demands of its answer's form."""
         self._no_summary = False
         self.usage = Usage(source="counted")
         self.outcome = "refused"
@@ -124,7 +127,7 @@ class Exchange:
         refusal = check_input(call.request, policy.file.input, counted.n)
         if refusal is not None:
             raise ApiError(refusal.status, refusal.code, f"{refusal.message}.", param=refusal.param)
-        self._form = required_format(call.request)
+        self.form = required_format(call.request)
         scopes = self.gateway.limits.scopes(policy.file, self.tenant, self.principal) if limited else None
         if scopes:
             await self._admit(scopes, counted.n)
@@ -133,7 +136,7 @@ class Exchange:
             raise ApiError(403, "not_permitted", f"This key may not touch {self.data_class} data.")
         await self._ground()
         self._request = msgspec.structs.replace(
-            call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition(), whole=not call.stream
+            call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self.partition, whole=not call.stream
         )
         if self.passages:
             counted = estimate_tokens(self._request)
@@ -225,7 +228,7 @@ class Exchange:
         return self.decision
 
     def state(self, costs: Mapping[str, int] | None = None, least: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
-        return self.active.state(self._seed(), self.principal, costs, least, remaining, self._input_tokens, self._expected, self._budget_left)
+        return self.active.state(self.seed, self.principal, costs, least, remaining, self._input_tokens, self._expected, self._budget_left)
 
     def _expected_costs(self) -> dict[str, float]:
         """What the request is expected to cost at each backend, in USD."""
@@ -236,7 +239,8 @@ class Exchange:
             for name, measured in active.measured.items()
         }
 
-    def _seed(self) -> str:
+    @property
+    def seed(self) -> str:
         """The seed of weighted rules: the client's, or one of this request's own."""
         return str(self.call.hints.seed) if self.call.hints.seed is not None else self.request_id
 
@@ -252,7 +256,9 @@ class Exchange:
         default, own = self.active.policy.grounding(self.principal.tenant).stores, self.principal.stores
         return self.call.stores or tuple(store for store in default if own is None or store in own)
 
-    def _partition(self) -> str:
+    @property
+    def partition(self) -> str:
+        """An opaque salt: the same for all requests of a tenant."""
         return hashlib.sha256(b"tenant:" + self.principal.tenant.encode()).hexdigest()[:16]
 
     async def _ground(self) -> None:
@@ -301,9 +307,17 @@ class Exchange:
         plan = msgspec.structs.replace(plan, purpose=purpose, least_output=least, list_price=self._list_price(plan) if answers else None)
         key = hashlib.sha256(f"{self.request_id} {step.backend} {body}".encode()).hexdigest()[:32]
         request = msgspec.structs.replace(request, idempotency_key=f"headgate-{key}")
+        if purpose == "sample":
+            request = another_sample(request)
+        watch, request = self._attempts.cascade.watch(step.backend, backend, purpose, request)
         held = not self.call.stream or not may_stream(self._request, backend.capabilities)
-        structured = None if self._form is None else StructuredAnswer(self._form, step.backend, hold=held)
-        return Attempt(backend, request, plan, Moderation(self.rules), structured, self._histories.fitted(backend, step.added).report)
+        structured = None if self.form is None else StructuredAnswer(self.form, step.backend, hold=held)
+        return Attempt(backend, request, plan, Moderation(self.rules), structured, self._histories.fitted(backend, step.added).report, watch)
+
+    def helper(self, name: str, request: GenerateRequest, purpose: Purpose) -> Attempt:
+        """An attempt that helps with the answer and is not it: a summary, a judgement. No client sees what it says."""
+        request, plan = self._bounded(name, self.active.backends[name], request)
+        return Attempt(self.active.backends[name], request, msgspec.structs.replace(plan, purpose=purpose, least_output=0), Moderation(UNMODERATED))
 
     def _list_price(self, plan: AttemptPlan) -> Price | None:
         """The price of the dearest backend that this request could have gone to, where it is not the attempt's own: what routing avoids is reckoned by it.
@@ -313,6 +327,8 @@ class Exchange:
         assert self.decision is not None
         names, complexity = set(self.decision.candidates), self.active.policy.complexity(self.principal.tenant)
         strong = complexity.strong if complexity is not None and self.rule == "complexity" else None
+        if self.decision.cascade is not None:
+            names.update(self.decision.cascade.to)
         if strong is not None and strong not in names and permitted(self.active.policy, self.features, self.state(), strong):
             names.add(strong)
         prices = [self.active.price(name) for name in names if name != plan.backend]
@@ -364,9 +380,8 @@ class Exchange:
         if not dropped or by is None or self._no_summary:
             return
         began, summariser = time.perf_counter(), self.active.backends[by]
-        request, plan = self._bounded(by, summariser, summary_request(dropped, summariser, self._request.partition))
-        most, both = self.features.max_cost_usd, usd_float(self._bookings.spent() + plan.amount + self._plan(name, backend, added)[1].amount)
-        attempt = Attempt(summariser, request, msgspec.structs.replace(plan, purpose="history", least_output=0), Moderation(UNMODERATED))
+        attempt = self.helper(by, summary_request(dropped, summariser, self.partition), "history")
+        most, both = self.features.max_cost_usd, usd_float(self._bookings.spent() + attempt.plan.amount + self._plan(name, backend, added)[1].amount)
         self._no_summary = True  # until there is one: a request asks for none a second time
         allowed = permitted(self.active.policy, needs_nothing(self.features), self.state(), by) and (most is None or both <= most)
         try:
@@ -516,6 +531,7 @@ class Exchange:
         if attempt is None:
             return ()
         clamped = () if attempt.clamped is None else (f"clamped:max_output_tokens={attempt.clamped}",)
+        clamped = (*self._attempts.ensemble.reasons, *self._attempts.cascade.reasons, *clamped)
         if attempt.structured is None:
             return clamped
         held = ("structured:held",) if self.call.stream and attempt.structured.hold else ()
@@ -553,7 +569,13 @@ class Exchange:
             moderation=self.moderation.report(),
             decision=msgspec.to_builtins(self.decision) if self.call.hints.explain else None,
             history=self.history,
+            cascade=_object(self._attempts.cascade.report),
+            ensemble=_object(self._attempts.ensemble.report),
         )
+
+
+def _object(report: CascadeReport | EnsembleReport | None) -> JsonObject | None:
+    return None if report is None else msgspec.to_builtins(report)
 
 
 def _sentence(message: str) -> str:

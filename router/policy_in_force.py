@@ -80,6 +80,8 @@ class ActivePolicy:
         """What this worker has seen of the backends of late."""
         self.canaries: dict[str, str] = {}
         """The states of the rules' canaries, as far as anything is known of them (`router.trials.canaries`)."""
+        self.without_logprobs: set[str] = set()
+        """Backends that refused log probabilities which a cascade asked for: some models of a provider have none."""
         self.users = 0
         self.retired = False
         self._prices: dict[str, tuple[int, Price, str]] = {}

@@ -37,6 +37,8 @@ class Metrics:
         self._active = Gauge("headgate_active_requests", "Chat requests in flight.", registry=registry, multiprocess_mode="livesum")
         self._retries = Counter("headgate_retries_total", "Attempts repeated at the same backend, by why.", ["backend", "code"], registry=registry)
         self._hedges = Counter("headgate_hedges_total", "Second attempts beside a slow first one.", ["backend", "outcome"], registry=registry)
+        self._cascades = Counter("headgate_cascade_total", "Answers that a cascade looked at.", ["backend", "verdict"], registry=registry)
+        self._ensembles = Counter("headgate_ensemble_total", "Candidates of ensembles.", ["backend", "outcome"], registry=registry)
         self._circuits = Gauge(
             "headgate_circuit_state", "Circuit of a backend: 0 closed, 1 half open, 2 open.", ["backend"], registry=registry, multiprocess_mode="livemax"
         )
@@ -85,6 +87,12 @@ class Metrics:
 
     def hedged(self, backend: str, outcome: Literal["won", "lost", "failed"]) -> None:
         self._hedges.labels(backend, outcome).inc()
+
+    def cascade(self, backend: str, verdict: Literal["verified", "escalated", "kept"]) -> None:
+        self._cascades.labels(backend, verdict).inc()
+
+    def ensemble(self, backend: str, outcome: Literal["chosen", "passed_over", "failed"]) -> None:
+        self._ensembles.labels(backend, outcome).inc()
 
     def circuit(self, backend: str, state: Circuit) -> None:
         self._circuits.labels(backend).set({"closed": 0, "half_open": 1, "open": 2}[state])

@@ -29,6 +29,7 @@ from adapters.types import (
 )
 from router.attempts.citing import cited
 from router.attempts.structured import StructuredAnswer
+from router.attempts.watch import Watch
 from router.moderating import Moderation
 from router.money.settlement import AttemptPlan, Booking
 
@@ -44,6 +45,7 @@ class Attempt:
         moderation: Moderation,
         structured: StructuredAnswer | None = None,
         history: JsonObject | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.backend = backend
         self.request = request
@@ -52,6 +54,10 @@ class Attempt:
         self.structured = structured
         self.history = history
         """What was left out of the request's messages, to be said to the client."""
+        self.watch = watch
+        """What a verifier will look at; None where none does."""
+        self.avoids = True
+        """Whether routing it here spared a dearer backend: not where its answer is thrown away."""
         self.clamped: int | None = None
         """The output tokens that the budget left to each choice, where it left less than was asked for."""
         self.record = AttemptRecord(backend=plan.backend)
@@ -78,12 +84,13 @@ class Attempt:
     async def events(self) -> AsyncGenerator[Event, None]:
         """Deltas and opaque items, cited and moderated. `Finished`, citations and usage stay here."""
         self.began = time.perf_counter()
-        form = self.structured
+        form, watch = self.structured, self.watch
         async with (
             aclosing(self.backend.generate(self.request, self.record)) as raw,
             aclosing(raw if form is None else form.tap(raw)) as tapped,
             aclosing(cited(tapped, self.request.context)) as checked,
-            aclosing(self.moderation.stage(checked)) as moderated,
+            aclosing(checked if watch is None else watch.tap(checked)) as seen,
+            aclosing(self.moderation.stage(seen)) as moderated,
             aclosing(moderated if form is None else form.stage(moderated)) as events,
         ):
             async for event in events:

@@ -51,6 +51,7 @@ class Bookings:
         self._lanes: dict[Purpose, _Lane] = {}
         self._making: set[asyncio.Task[None]] = set()
         self.cost = 0
+        self._settled: dict[Purpose, Settlement] = {}
         self.tokens: dict[str, int] = {}
         """What its ended attempts used, by backend."""
 
@@ -113,6 +114,10 @@ class Bookings:
         """What all attempts have cost so far, in picodollars: those that have ended, and those that are still to be booked."""
         return self.cost + sum(lane.spent for lane in self._lanes.values())
 
+    def at_most(self) -> int:
+        """What all attempts so far may still come to, in picodollars: those that are booked at their cost, those that run or failed at what is set aside."""
+        return self.cost + sum(lane.booking.plan.amount for lane in self._lanes.values() if lane.booking is not None)
+
     async def give_back(self, attempt: Attempt) -> None:
         """Release what an attempt that never began has set aside, once that stands."""
         while self._making:
@@ -131,12 +136,12 @@ class Bookings:
     async def close(self, failure: BaseException | None, ended: Callable[[dict[Purpose, Settlement]], None]) -> None:
         """Settle whatever is open, once what is still being reserved stands: nothing is ever left open.
 
-        `ended` is told what there is to book, and `cost` is final, before the database is asked, which may be away for long.
+        `ended` is told how the last attempt for each purpose ended, and `cost` is final, before the database is asked, which may be away for long.
         """
         while self._making:
             await asyncio.wait(set(self._making))
         open_ones = [each for lane in self._lanes.values() if (each := self._ended(lane, failure)) is not None]
-        ended({booking.plan.purpose: settlement for booking, settlement in open_ones})
+        ended(self._settled)
         for booking, settlement in open_ones:
             await self._gateway.settle(booking, settlement)
 
@@ -150,7 +155,10 @@ class Bookings:
         settlement = measured(attempt.record, booking.plan, why)
         if attempt.moderation.blocked:
             settlement = msgspec.structs.replace(settlement, outcome="blocked")
+        if not attempt.avoids:
+            booking.plan = msgspec.structs.replace(booking.plan, list_price=None)
         self._add(attempt, settlement)
+        self._settled[booking.plan.purpose] = settlement
         return booking, settlement
 
     def _add(self, attempt: Attempt, settlement: Settlement) -> None:

@@ -83,6 +83,18 @@ class Course:
         self._made += 1
         self._step = step
 
+    def set_aside(self, names: Iterable[str]) -> None:
+        """These were tried beside the step that began last: they are no candidates any more."""
+        self._tried.update(names)
+
+    def once_more(self) -> None:
+        """The step that began last was refused for what was added to it: its backend is a candidate again."""
+        assert self._step is not None
+        self._tried.discard(self._step.backend)
+
+    def has_tried(self, name: str) -> bool:
+        return name in self._tried
+
     def cannot_afford(self, step: Step) -> None:
         """The budget does not allow the step: a retry is not asked for again. (Candidates are decided anew.)"""
         self._no_retry = self._no_retry or step.kind != "candidate"

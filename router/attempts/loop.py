@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.cost import picodollars, usd_float
 from adapters.errors import BackendError
-from adapters.types import Event
+from adapters.types import Event, Message
 from policies.decide import permitted
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
+from router.attempts.cascade import Cascading
 from router.attempts.course import Course, Step
+from router.attempts.ensemble import Ensemble
 from router.attempts.hedging import Runner, raced
 from router.http.errors import ApiError
 from router.money.books import BudgetExceeded
@@ -49,21 +51,25 @@ class Attempts:
         self.repairs = 0
         self.upstream_s = 0.0
         """What was waited for before the current attempt began: backends that failed, and pauses."""
+        self.cascade = Cascading(exchange, self, bookings)
+        self.ensemble = Ensemble(exchange, self, bookings)
+        self._course = Course({})
         self._step = Step("")
         self._failures: list[str] = []
         """The codes of the errors so far."""
         self._hedge: Attempt | None = None
-        self._losing: list[asyncio.Task[None]] = []
+        self._losing: list[asyncio.Task[Any]] = []
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The events of the first attempt that answers. Raises the last one's error, or `ApiError` for a budget that allows nothing."""
-        course = Course({name: configured.spec.retry for name, configured in self._active.policy.backends.items()}, self._exchange.call.request.deadline)
+        retries = {name: configured.spec.retry for name, configured in self._active.policy.backends.items()}
+        course = self._course = Course(retries, self._exchange.call.request.deadline)
         last: BackendError | None = None
         while (attempt := await self._next(course, last)) is not None:
             committed = False
             held: list[Event] = []
             try:
-                async with aclosing(self._hedged(attempt)) as events:
+                async with aclosing(self._answer(attempt)) as events:
                     async for event in events:
                         if not self._exchange.call.stream:  # nobody has seen any of a whole answer until all of it is there
                             held.append(event)
@@ -76,7 +82,9 @@ class Attempts:
                 self._bookings.failed(attempt, error)
                 self.failed.append((attempt.plan.backend, error))
                 self.upstream_s += time.perf_counter() - attempt.began
-                if committed or error.code == "invalid_request":  # malformed for one is malformed for all
+                if not committed and self.cascade.asked_too_much(attempt, error):
+                    course.once_more()
+                elif committed or error.code == "invalid_request":  # malformed for one is malformed for all
                     raise
                 last = error
                 self._failures.append(error.code)
@@ -143,6 +151,51 @@ class Attempts:
         most, spent = self._exchange.features.max_cost_usd, self._bookings.spent()
         return most if most is None or not spent else usd_float(max(0, picodollars(most) - spent))
 
+    def _answer(self, attempt: Attempt) -> AsyncGenerator[Event, None]:
+        """The events of an attempt, of its hedge, of the one that a cascade puts in its place, or of the ensemble that it is the first of."""
+        if self.ensemble.takes(attempt):
+            return self.ensemble.events(attempt)
+        events = self._hedged(attempt)
+        return events if attempt.watch is None else self.cascade.events(attempt, events)
+
+    # --- what a cascade and an ensemble do to the course of the request ----------------------------------------------------------------
+
+    @property
+    def added(self) -> tuple[Message, ...]:
+        """The messages that the running attempt's step adds to the request."""
+        return self._step.added
+
+    def has_tried(self, name: str) -> bool:
+        return self._course.has_tried(name)
+
+    def set_aside(self, name: str) -> None:
+        """It is tried beside the current one: what follows passes it over."""
+        self._course.set_aside((name,))
+
+    async def reserve_beside(self, attempt: Attempt) -> str:
+        """Set aside what an attempt beside others may cost, with all else that the request may still come to. Returns why not, or nothing."""
+        most = self._exchange.features.max_cost_usd
+        if most is not None and usd_float(self._bookings.at_most() + attempt.plan.amount) > most:
+            return "max_cost"
+        try:
+            await self._bookings.begin(attempt)
+        except BudgetExceeded as error:
+            self._gateway.alerts.refused(error.short)
+            return "budget"
+        except (SQLAlchemyError, OSError) as error:
+            log.info("not_reserved", request_id=self._exchange.request_id, purpose=attempt.plan.purpose, reason=type(error).__name__)
+            return "unavailable"
+        return ""
+
+    def take_over(self, attempt: Attempt, before: Attempt) -> None:
+        """This attempt answers in place of the one before it, whose time was the backend's, not the service's own."""
+        self.upstream_s += max(0.0, attempt.began - before.began)
+        self.current = attempt
+
+    def losing(self, settling: Coroutine[Any, Any, Any]) -> None:
+        """Book an attempt that does not answer; the answer does not wait for that."""
+        self._losing.append(self._gateway.background(settling))
+
     # --- a second attempt beside a slow first one --------------------------------------------------------------------------------------
 
     def _hedged(self, attempt: Attempt) -> AsyncGenerator[Event, None]:
@@ -173,7 +226,7 @@ class Attempts:
             return None
         except asyncio.CancelledError:  # the primary was quicker, or the client left
             if self._hedge is not None:
-                self._losing.append(self._gateway.background(self._bookings.give_back(self._hedge)))
+                self.losing(self._bookings.give_back(self._hedge))
             raise
         return attempt
 
@@ -195,7 +248,7 @@ class Attempts:
 
     def _lost(self, runner: Runner) -> None:
         """Stop it at once, and book what it used; the answer does not wait for that."""
-        self._losing.append(self._gateway.background(self._stop(runner)))
+        self.losing(self._stop(runner))
 
     async def _stop(self, runner: Runner) -> None:
         await runner.stop()

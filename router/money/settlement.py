@@ -24,8 +24,16 @@ LARGEST_COUNT = 10**12
 Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
 
-Purpose = Literal["answer", "hedge", "history", "embedding"]
-"""What an attempt is for. A request holds at most one reservation for each at a time; retries and repairs are further attempts at its answer."""
+Purpose = Literal[
+    "answer", "hedge", "history", "embedding", "sample", "escalated", "judge", "candidate_2", "candidate_3", "candidate_4", "candidate_5"
+]  # fmt: skip
+"""What an attempt is for. A request holds at most one reservation for each at a time; retries and repairs are further attempts at its answer.
+
+`sample` is a second answer to hold the first one against, `escalated` the one in place of an answer that did not pass. Of an ensemble the first candidate is
+the `answer`, and each further one has a purpose of its own.
+"""
+
+CANDIDATES: tuple[Purpose, ...] = ("answer", "candidate_2", "candidate_3", "candidate_4", "candidate_5")
 
 
 class Level(Struct, frozen=True):

@@ -22,6 +22,8 @@ class Headgate(Struct, frozen=True, omit_defaults=False):
     moderation: JsonObject = {}
     decision: JsonObject | None = None
     history: JsonObject | None = None
+    cascade: JsonObject | None = None
+    ensemble: JsonObject | None = None
 
 
 def with_headgate(body: bytes, headgate: Headgate) -> bytes:

@@ -102,7 +102,7 @@ def test_every_variable_that_the_code_reads_is_documented() -> None:
 STRUCTS = {
     "File": schema.PolicyFile,
     "Rule": schema.Rule,
-    "Weighted": schema.Weighted,
+    "Use": schema.Use,
     "When": schema.When,
     "Complexity": schema.Complexity,
     "Moderation": schema.Moderation,

@@ -101,7 +101,7 @@ backends:
 rules:
   - {name: one, use: [c]}
 default: extractve
-cascade: {on: [a]}
+cache: {ttl_s: 60}
 tenants: {acme: {on_budget_end: bb, limits: {rmp: 3}}}
 """
     assert errors(load, text) == [
@@ -109,7 +109,7 @@ tenants: {acme: {on_budget_end: bb, limits: {rmp: 3}}}
         "policy.yaml:4:31: backends.b.tmeout_s: unknown key 'tmeout_s'; did you mean 'timeout_s'?",
         "policy.yaml:6:23: rules[0].use[0]: there is no backend 'c'; there are a, b, extractive",
         "policy.yaml:7:10: default: there is no backend 'extractve'; did you mean 'extractive'?",
-        "policy.yaml:8:1: cascade: 'cascade' is not supported yet",
+        "policy.yaml:8:1: cache: 'cache' is not supported yet",
         "policy.yaml:9:46: tenants.acme.limits.rmp: unknown key 'rmp'; did you mean 'rpm'?",
     ]
 
