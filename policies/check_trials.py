@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from config.prices import FREE, Price
 from config.yamlfile import Path
-from policies.schema import PolicyFile, Rule, Weighted
+from policies.schema import PolicyFile, Rule, Use
 from policies.trials import REFERENCE, Canary, Pairs, Shadow
 
 Found: TypeAlias = tuple[Path, str]
@@ -53,7 +53,7 @@ def _canary(rule: Rule, canary: Canary, path: Path, prices: Mapping[str, Price])
     yield from _twice(canary.use, (*path, "use"))
     if "/" in rule.name:
         yield (*path[:-1], "name"), "a rule with a canary has no '/' in its name: POST /admin/canaries/NAME/resume names it"
-    drawn = {name for name, weight in rule.use.weighted.items() if weight > 0} if isinstance(rule.use, Weighted) else {*rule.use[:1]}
+    drawn = _first(rule)
     for place, name in enumerate(canary.use):
         if name in drawn:
             yield (*path, "use", place), f"the rule itself tries {name!r} first, so there is nothing to compare it with"
@@ -64,6 +64,15 @@ def _canary(rule: Rule, canary: Canary, path: Path, prices: Mapping[str, Price])
     if canary.guard.cost_ratio is not None and free and any(prices[name] != FREE for name in canary.use):
         message = "cost_ratio would compare with backends that cost nothing, and roll back at once; write guard: {cost_ratio: null} to allow what it costs"
         yield path, message
+
+
+def _first(rule: Rule) -> set[str]:
+    """The backends that the rule itself may try first."""
+    if not isinstance(rule.use, Use):
+        return {*rule.use[:1]}
+    if rule.use.weighted is not None:
+        return {name for name, weight in rule.use.weighted.items() if weight > 0}
+    return {*(rule.use.ordered[:1] if rule.use.ordered is not None else rule.use.names)}
 
 
 def _shadow(shadow: Shadow, path: Path) -> Iterator[Found]:

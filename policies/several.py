@@ -63,7 +63,8 @@ def cascade_of(
     """The cascade of a decision with these `candidates`; None where the policy has none for them.
 
     `strong` is the policy's `complexity.strong`. A pin that may not fall back stays with what it pins. `quoting` backends only quote
-    documents: none of them is stronger than another. `excluded` are the decision's, with their codes; `forbids` gives the code of the constraint that keeps a backend from this request.
+    documents: none of them is stronger than another. `excluded` are the decision's, with their codes;
+    `forbids` gives the code of the constraint that keeps a backend from this request.
     """
     candidates = tuple(candidates)
     on = tuple(name for name in candidates if spec is not None and name in spec.on)

@@ -22,7 +22,7 @@ from adapters.types import Event
 from policies.decide import permitted
 from policies.history import transcript
 from policies.judging import TIE, asked_again, judge_request, picked
-from policies.matching import unit
+from policies.choosing import unit
 from policies.several import EnsemblePlan, helping
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
