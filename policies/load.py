@@ -18,13 +18,11 @@ from policies.including import read_policy
 from policies.ladder import Fallbacks, fallbacks
 from policies.moderation import RuleSet
 from policies.overlay import compiled, merge_moderation, prompt_redaction
-from policies.schema import Alerts, Complexity, Grounding, History, Moderation, PolicyFile, Rule, Task, Tenant, Use, one_or_more
+from policies.schema import OTHER_TASKS, Alerts, Complexity, Grounding, History, Moderation, PolicyFile, Rule, Task, Tenant, Use, one_or_more
 
 PriceOf: TypeAlias = Callable[[str, BackendSpec], Price | None]
 Receiver: TypeAlias = Literal["policy", "tenant"]
 BUILT_IN = "extractive"
-OTHER_TASKS = "default"
-"""In a backend's `quality` by task: that of every task that is not named."""
 
 
 class PolicyError(YamlError):

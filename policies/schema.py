@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -36,6 +36,13 @@ Usd: TypeAlias = Annotated[float, Meta(ge=0)]
 PerMinute: TypeAlias = Annotated[int, Meta(ge=1, le=10**12)]
 Slots: TypeAlias = Annotated[int, Meta(ge=1, le=60_000)]
 Priority: TypeAlias = Literal["high", "normal", "low"]
+TASKS: tuple[Task, ...] = get_args(Task)
+OTHER_TASKS = "default"
+"""In a backend's `quality` by task: that of every task that is not named."""
+
+TAG = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,31}$"
+"""How a request's own tags are written."""
+
 Clock: TypeAlias = Annotated[str, Meta(pattern=r"^(?:(?:[01]\d|2[0-3]):[0-5]\d|24:00)$", description="a time of day such as 09:30, from 00:00 to 24:00")]
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 ErrorClass: TypeAlias = Literal["rate_limit", "timeout", "unavailable", "context_length", "content_filter", "invalid_output"]

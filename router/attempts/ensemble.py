@@ -19,10 +19,10 @@ from msgspec import Struct
 from adapters.collect import Collector, collect
 from adapters.errors import BackendError
 from adapters.types import Event
+from policies.choosing import unit
 from policies.decide import permitted
 from policies.history import transcript
 from policies.judging import TIE, asked_again, judge_request, picked
-from policies.choosing import unit
 from policies.several import EnsemblePlan, helping
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings

@@ -8,9 +8,9 @@ from msgspec import Meta, Struct
 
 from adapters.backend import DataClass
 from adapters.types import GenerateRequest
-from policies.schema import Priority
+from policies.schema import TAG, Priority
 
-Tag: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,31}$")]
+Tag: TypeAlias = Annotated[str, Meta(pattern=TAG)]
 """A short name of the client's own, for rules to tell its requests apart."""
 
 
