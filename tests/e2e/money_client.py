@@ -49,6 +49,7 @@ class Plan:
     dialect: Dialect = "chat"
     key: str | None = None
     repairs: bool = False
+    model: str = "auto"
 
 
 @dataclass
@@ -68,8 +69,8 @@ class Asked:
     """Whether its stream was opened by a heartbeat, before anybody knew how it ends."""
 
 
-def random_plan(chance: random.Random) -> Plan:
-    """A request as a crowd sends them."""
+def random_plan(chance: random.Random, models: tuple[str, ...] = ("auto",)) -> Plan:
+    """A request as a crowd sends them, for one of the models."""
     deltas = chance.randint(3, 45)
     faulty = chance.random() < 0.3
     words = [f"deltas={deltas}", f"chunk={CHUNK}", f"delay={chance.choice((0, 0, 0.001, 0.004))}"]
@@ -79,6 +80,8 @@ def random_plan(chance: random.Random) -> Plan:
         words.append(chance.choice(FAULTS))
     elif chance.random() < 0.2:
         words.append(f"input={chance.randint(5, 40)} output={chance.randint(1, deltas)}")
+    if chance.random() < 0.3:
+        words.append(f"logprob={chance.choice((-0.1, -3))}")
     repairs = not faulty and chance.random() < 0.05
     return Plan(
         dialect="chat" if repairs else chance.choice(tuple(PATHS)),
@@ -92,6 +95,7 @@ def random_plan(chance: random.Random) -> Plan:
         cut_after=chance.randint(1, deltas),
         reset=chance.random() < 0.5,
         faulty=faulty,
+        model=chance.choice(models),
     )
 
 
@@ -126,7 +130,7 @@ async def ask(url: str, key: str, plan: Plan) -> Asked:
 
 def _request(plan: Plan, key: str) -> bytes:
     said = f"[[scripted {plan.directives}]]"
-    body: dict[str, Any] = {"model": "auto", "stream": plan.stream}
+    body: dict[str, Any] = {"model": plan.model, "stream": plan.stream}
     if plan.dialect == "responses":
         body["input"] = said
     else:

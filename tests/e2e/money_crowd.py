@@ -29,6 +29,7 @@ class Crowd:
     key: str
     seed: int
     clients: int = 100
+    models: tuple[str, ...] = ("auto",)
     asked: list[Asked] = field(default_factory=list)
     going_home: bool = False
 
@@ -43,7 +44,7 @@ class Crowd:
     async def _client(self, chance: random.Random, requests: int | None) -> None:
         sent = 0
         while sent != requests and not self.going_home:
-            plan = random_plan(chance)
+            plan = random_plan(chance, self.models)
             asked = await ask(self.url, self.key, plan)
             self.asked.append(asked)
             sent += 1
@@ -62,6 +63,25 @@ class Crowd:
                 yield
             finally:
                 self.going_home = True
+
+
+SEVERAL = ("auto", "auto", "checked", "first-checked", "judged", "judged-well")
+"""What a crowd asks for where the policy has `SEVERAL_RULES`: one answer, one that is verified, and the best of several."""
+
+SEVERAL_BACKENDS = """
+  cheap: {{kind: scripted, price: {{input: 1.0, output: 2.0}}, directives: true, capabilities: {{logprobs: true}}, bill_to: {bills!r}, timeout_s: 0.4,
+    max_output_tokens: 200, breaker: null, retry: {{attempts: 2, first_s: 0.02}}, hedge: {{after_s: 0.03}}}}
+  judge: {{kind: scripted, text: TIE, delay_s: 0.001, price: {{input: 1.0, output: 4.0}}, bill_to: {bills!r}, max_output_tokens: 100}}
+"""
+SEVERAL_RULES = """
+rules:
+  - {{name: checked, when: {{model: checked}}, use: [cheap, spare]}}
+  - {{name: first-checked, when: {{model: first-checked}}, use: [cheap]}}
+  - {{name: judged, when: {{model: judged}}, use: {{best_of: [mini, cheap, spare], judge: judge}}}}
+  - {{name: judged-well, when: {{model: judged-well}}, use: {{best_of: [spare, mini], judge: spare}}}}
+cascade: {{on: [cheap], to: [mini, spare], verify: [logprob, length, agreement], stream: {{first_tokens: {tokens}}}}}
+"""
+"""`first_tokens` of more than an answer has is the whole answer."""
 
 
 def caps(day: float, month: float) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pytest
 
 from config.database import Database, open_database
 from tests.e2e.money_books import check_books, import_bills, read_bills, read_books, secret_of, settled_books, verify_books, watching
-from tests.e2e.money_crowd import Crowd, caps, kill_a_worker, kill_everything, report, while_reserved, whole
+from tests.e2e.money_crowd import SEVERAL, SEVERAL_BACKENDS, SEVERAL_RULES, Crowd, caps, kill_a_worker, kill_everything, report, while_reserved, whole
 from tests.serving import serving
 
 POLICY = """
@@ -24,6 +24,7 @@ backends:
   mini: {{kind: scripted, price: {{input: 3.0, output: 15.0}}, directives: true, bill_to: {bills!r}, timeout_s: 0.4, max_output_tokens: 200, breaker: null,
     retry: {{attempts: 2, first_s: 0.02}}, hedge: {{after_s: 0.03, backend: spare}}}}
   spare: {{kind: scripted, text: "The second one answers.", delay_s: 0.001, price: {{input: 1.0, output: 4.0}}, bill_to: {bills!r}, max_output_tokens: 100}}
+{several}
 default: mini
 fallback: [spare]
 tenants:
@@ -31,12 +32,17 @@ tenants:
 """
 
 
+def policy_of(bills: Path, tenant: str, budget: float, tokens: int = 1_000) -> str:
+    several = (SEVERAL_BACKENDS + SEVERAL_RULES).format(bills=str(bills), tokens=tokens)
+    return POLICY.format(bills=str(bills), tenant=tenant, day=budget * 1.2, month=budget, several=several)
+
+
 async def crowd_in_process(tmp_path: Path, database_url: str, *, budget: float, requests: int | None = None, seconds: float | None = None) -> None:
     bills = tmp_path / "bills.jsonl"
-    policy = POLICY.format(bills=str(bills), tenant="acme", day=budget * 1.2, month=budget)
+    policy = policy_of(bills, "acme", budget, tokens=8)
     limits = caps(budget * 1.2, budget)
     async with serving(policy, tmp_path, database_url=database_url) as service:
-        crowd = Crowd(service.url, service.key, seed=1)
+        crowd = Crowd(service.url, service.key, seed=1, models=SEVERAL)
         async with watching(service.database, "acme", limits) as watch:
             if seconds is None:
                 await crowd.run(requests)
@@ -49,8 +55,8 @@ async def crowd_in_process(tmp_path: Path, database_url: str, *, budget: float, 
         await verify_books(service.database, service.gateway.secret)
     assert figures.counts["refused 402"], "the budget was to run out"
     assert {"ok", "error", "cancelled", "timeout"} <= {row["outcome"] for row in books.ledger}
-    assert {row["backend"] for row in books.ledger} == {"mini", "spare"}
-    assert {row["purpose"] for row in books.ledger} == {"answer", "hedge"}
+    assert {row["backend"] for row in books.ledger} == {"mini", "spare", "cheap", "judge"}
+    assert {row["purpose"] for row in books.ledger} == {"answer", "hedge", "sample", "escalated", "judge", "candidate_2", "candidate_3"}
     assert figures.counts["replayed"]
     assert figures.counts["further attempts"]
     report(f"in process, {service.database.dialect}, {watch.samples} samples", figures)
@@ -60,11 +66,11 @@ async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float
     """In every phase workers are killed; a phase ends with `kill -9` of everything, but for the last. `pause` seconds pass before each kill."""
     home = tmp_path / "home"
     bills = tmp_path / "bills.jsonl"
-    policy = POLICY.format(bills=str(bills), tenant="default", day=budget * 1.2, month=budget)
+    policy = policy_of(bills, "default", budget)
     limits = caps(budget * 1.2, budget)
     variables = {} if postgres is None else {"DATABASE_URL": postgres}
     database: Database | None = None
-    crowd = Crowd("", "", seed=2)
+    crowd = Crowd("", "", seed=2, models=SEVERAL)
     kills = 0
     chance = random.Random(3)
     for number in range(phases):

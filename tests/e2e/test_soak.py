@@ -5,7 +5,8 @@
     SOAK_SECONDS=60 SOAK_CLIENTS=50 HEADGATE_TEST_LONG=1 pytest -s tests/e2e/test_soak.py -k "sqlite and 4"
 
 Half of the clients spend a budget that is used up soon, the other half one that never is; both tenants' keys and models have budgets of their own.
-Clients leave when they like, upstreams fail, hang and say nothing of their usage, attempts are retried and hedged, answers repaired.
+Clients leave when they like, upstreams fail, hang and say nothing of their usage, attempts are retried and hedged, answers repaired,
+verified and escalated, and the best of several picked.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from tests.e2e.money_books import (
     watching,
 )
 from tests.e2e.money_client import Asked
-from tests.e2e.money_crowd import Crowd, caps, kill_a_worker, kill_everything, report, while_reserved, whole
+from tests.e2e.money_crowd import SEVERAL, SEVERAL_BACKENDS, SEVERAL_RULES, Crowd, caps, kill_a_worker, kill_everything, report, while_reserved, whole
 from tests.serving import headgate_json
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
@@ -57,6 +58,7 @@ backends:
   mini: {{kind: scripted, price: {{input: 3.0, output: 15.0}}, directives: true, bill_to: {bills!r}, timeout_s: 0.4, max_output_tokens: 200, breaker: null,
     retry: {{attempts: 2, first_s: 0.02}}, hedge: {{after_s: 0.03, backend: spare}}}}
   spare: {{kind: scripted, text: "The second one answers.", delay_s: 0.001, price: {{input: 1.0, output: 4.0}}, bill_to: {bills!r}, max_output_tokens: 100}}
+{several}
 default: mini
 fallback: [spare]
 tenants:
@@ -74,8 +76,9 @@ async def test_every_cent_is_found_after_a_soak(tmp_path: Path, kind: str, worke
     postgres = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
     variables = {} if postgres is None else {"DATABASE_URL": postgres}
     database = open_database(postgres or f"sqlite:///{home / 'headgate.db'}")
-    policy = POLICY.format(bills=str(bills), large=LARGE, small=SMALL)
-    crowds = [Crowd("", "", seed=seed, clients=CLIENTS // 2) for seed in (1, 1_001)]
+    several = (SEVERAL_BACKENDS + SEVERAL_RULES).format(bills=str(bills), tokens=12)
+    policy = POLICY.format(bills=str(bills), large=LARGE, small=SMALL, several=several)
+    crowds = [Crowd("", "", seed=seed, clients=CLIENTS // 2, models=SEVERAL) for seed in (1, 1_001)]
     killed: Counter[str] = Counter()
     chance = random.Random(workers)
     began = time.monotonic()
@@ -134,6 +137,6 @@ def check(stopped: Books, books: Books, asked: list[Asked], bills: Path, killed:
     assert figures.counts["refused 402"], "the small budget was to run out"
     assert figures.counts["row crashed/estimated"], "the kills were to hit open calls"
     assert {"ok", "error", "cancelled", "timeout", "crashed"} <= {row["outcome"] for row in books.ledger}
-    assert {row["purpose"] for row in books.ledger} == {"answer", "hedge"}
+    assert {row["purpose"] for row in books.ledger} == {"answer", "hedge", "sample", "escalated", "judge", "candidate_2", "candidate_3"}
     assert figures.counts["further attempts"]
     assert figures.counts["replayed"]
