@@ -27,7 +27,7 @@ from adapters.output_limits import LONGEST_OUTPUT_TOKENS, default_output_tokens
 from adapters.prompting import with_format
 from adapters.structured import AnswerFormat
 from adapters.tokens import counting_once
-from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
+from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, TextDelta, Usage
 from config.prices import Price
 from policies.access import Principal, may_handle
 from policies.canary import Side, side_of
@@ -35,6 +35,7 @@ from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
 from policies.limits import check_input
 from policies.rate_limits import Scopes
+from policies.trials import Pairs
 from retrieval.values import SearchRequest
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
@@ -52,6 +53,7 @@ from router.money.levels import caps_of
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement, dearest
 from router.policy_in_force import ActivePolicy
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
+from router.trials import pairs
 from router.trials.canaries import came_to
 from router.trials.seeds import conversation_of, holder_of
 from router.wire.call import Call
@@ -98,6 +100,10 @@ class Exchange:
         self._bookings = Bookings(gateway, principal, request_id, self.active.version, self._caps())
         self._attempts = Attempts(self, self._bookings)
         self._generating = False
+        self.pairing: Pairs | None = None
+        """Where the other backend is to answer, too, once the answer is delivered."""
+        self.heard: list[str] = []
+        """What the answer said, where it is to be compared."""
         self._side: tuple[str, Side] | None = None
         self._first = ""
         drawn = call.hints.seed is None and self.active.has_canaries  # a client that names a seed draws by that
@@ -128,7 +134,7 @@ class Exchange:
             raise ApiError(403, "not_permitted", f"This key may not touch {self.data_class} data.")
         await self._ground()
         self._request = msgspec.structs.replace(
-            call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self._partition(), whole=not call.stream
+            call.request, model=call.model, context=self.passages, grounded=bool(self._stores()), partition=self.partition, whole=not call.stream
         )
         if self.passages:
             counted = estimate_tokens(self._request)
@@ -229,12 +235,19 @@ class Exchange:
             return ""
         return self.decision.rule or (self.decision.reasons[0].partition(":")[0] if self.decision.reasons else "")
 
+    def decided_by(self, rung: str, name: str | None = None) -> bool:
+        """Whether this rung of the ladder decided (`pin`, `rule`, `complexity`, `default`); of a rule, the one of this name."""
+        said, _, rest = next(iter(() if self.decision is None else self.decision.reasons), "").partition(":")
+        return said == rung and (name is None or rest == name)
+
     def _stores(self) -> tuple[str, ...]:
         """The stores that the request names; else those of the policy that the key may use."""
         default, own = self.active.policy.grounding(self.principal.tenant).stores, self.principal.stores
         return self.call.stores or tuple(store for store in default if own is None or store in own)
 
-    def _partition(self) -> str:
+    @property
+    def partition(self) -> str:
+        """An opaque name of the tenant."""
         return hashlib.sha256(b"tenant:" + self.principal.tenant.encode()).hexdigest()[:16]
 
     async def _ground(self) -> None:
@@ -260,9 +273,12 @@ class Exchange:
         """
         failure: BaseException | None = None
         self._generating = True
+        self.pairing = pairs.wanted(self)
         try:
             async with aclosing(self._attempts.events()) as events:
                 async for event in events:
+                    if self.pairing is not None and isinstance(event, TextDelta):
+                        self.heard.append(event.text)
                     yield event
             self.outcome = self._attempts.outcome
         except BaseException as error:
@@ -302,6 +318,11 @@ class Exchange:
 
     def _plan(self, name: str, backend: Backend, added: tuple[Message, ...] = ()) -> tuple[GenerateRequest, AttemptPlan]:
         return self._bounded(name, backend, msgspec.structs.replace(self._request, messages=self._histories.fitted(backend, added).messages))
+
+    def planned(self, name: str, request: GenerateRequest | None = None) -> tuple[GenerateRequest, AttemptPlan]:
+        """This request, or another one in its name, within a backend's limits, and what it can cost at most there."""
+        backend = self.active.backends[name]
+        return self._plan(name, backend) if request is None else self._bounded(name, backend, request)
 
     def _bounded(self, name: str, backend: Backend, request: GenerateRequest) -> tuple[GenerateRequest, AttemptPlan]:
         """The request within the backend's limits, and what it can cost at most."""

@@ -24,7 +24,7 @@ LARGEST_COUNT = 10**12
 Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
 
-Purpose = Literal["answer", "hedge", "history", "embedding"]
+Purpose = Literal["answer", "hedge", "history", "embedding", "shadow", "shadow_judge"]
 """What an attempt is for. A request holds at most one reservation for each at a time; retries and repairs are further attempts at its answer."""
 
 

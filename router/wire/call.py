@@ -20,6 +20,7 @@ class Hints(Struct, frozen=True, forbid_unknown_fields=True):
     explain: bool = False
     seed: int | None = None
     priority: Priority | None = None
+    reference: Annotated[str, Meta(min_length=1, max_length=20_000)] | None = None
 
 
 class Call(Struct, frozen=True):
