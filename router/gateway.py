@@ -49,6 +49,8 @@ from router.tables import workers
 from router.telemetry import Metrics
 from router.trials.canaries import BEAT_S as CANARY_S
 from router.trials.canaries import Canaries
+from router.trials.pairs import PairSweep
+from router.trials.shadows import Shadows
 
 T = TypeVar("T")
 log = structlog.get_logger("headgate.gateway")
@@ -120,6 +122,8 @@ class Gateway:
         )
         self.alerts = BudgetAlerts(database, worker, lambda: self.policy.current.policy, self.policy.environ, self.metrics, self.background)
         self.canaries = Canaries(database, lambda: self.policy.current, self.audit, self.metrics)
+        self.shadows = Shadows(self)
+        self.pair_sweep = PairSweep(database)
         self._worker = worker
         self._instance = instance
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -150,6 +154,7 @@ class Gateway:
         """End what still runs, wait for every settlement, then close."""
         for loop in self._loops:
             loop.cancel()
+        self.shadows.stop()
         self.interrupt()
         while self._tasks or self._running:
             await (asyncio.wait(set(self._tasks)) if self._tasks else asyncio.sleep(0.01))
@@ -167,6 +172,7 @@ class Gateway:
     def interrupt(self) -> None:
         """End every running request with an error (the service stops), so that no stream ends silently. None begins after it."""
         self._stopping = True
+        self.shadows.stop()
         for scope in self._running:
             if not scope.expired():
                 scope.reschedule(asyncio.get_running_loop().time())
@@ -271,7 +277,7 @@ class Gateway:
         await self.database.write(lambda connection: _count_beat(connection, self._worker, self._instance))
 
     async def _sweep(self) -> None:
-        for each in (self.idempotency, self.remembered, self.turns, self.conversations, self.alerts, self.recorder, self.leftovers):
+        for each in (self.idempotency, self.remembered, self.turns, self.conversations, self.alerts, self.recorder, self.leftovers, self.pair_sweep):
             await each.sweep()
         await self._show_head()
 

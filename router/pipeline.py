@@ -27,7 +27,7 @@ from adapters.output_limits import LONGEST_OUTPUT_TOKENS, default_output_tokens
 from adapters.prompting import with_format
 from adapters.structured import AnswerFormat
 from adapters.tokens import counting_once
-from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, Usage
+from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObject, Message, Passage, TextDelta, Usage
 from config.prices import Price
 from policies.access import Principal, may_handle
 from policies.canary import Side, side_of
@@ -37,6 +37,7 @@ from policies.features import extract, highest
 from policies.limits import check_input
 from policies.rate_limits import Scopes
 from policies.replaying import passed_over
+from policies.trials import Pairs
 from retrieval.values import SearchRequest
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
@@ -56,6 +57,7 @@ from router.money.levels import caps_of
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement, dearest
 from router.policy_in_force import ActivePolicy
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
+from router.trials import pairs
 from router.trials.canaries import came_to
 from router.wire.call import Call
 from router.wire.headgate import Headgate
@@ -108,6 +110,10 @@ class Exchange:
         self._generating = False
         self._ended_at = 0.0
         self._waiting: Callable[[], None] | None = None
+        self.pairing: Pairs | None = None
+        """Where the other backend is to answer, too, once the answer is delivered."""
+        self.heard: list[str] = []
+        """What the answer said, where it is to be compared."""
         self._side: tuple[str, Side] | None = None
         self._first = ""
         self._admission: Admission | None = None
@@ -251,6 +257,11 @@ class Exchange:
             return ""
         return self.decision.rule or (self.decision.reasons[0].partition(":")[0] if self.decision.reasons else "")
 
+    def decided_by(self, rung: str, name: str | None = None) -> bool:
+        """Whether this rung of the ladder decided (`pin`, `rule`, `complexity`, `default`); of a rule, the one of this name."""
+        said, _, rest = next(iter(() if self.decision is None else self.decision.reasons), "").partition(":")
+        return said == rung and (name is None or rest == name)
+
     def _stores(self) -> tuple[str, ...]:
         """The stores that the request names; else those of the policy that the key may use."""
         default, own = self.active.policy.grounding(self.principal.tenant).stores, self.principal.stores
@@ -284,9 +295,12 @@ class Exchange:
         """
         failure: BaseException | None = None
         self._generating = True
+        self.pairing = pairs.wanted(self)
         try:
             async with aclosing(self._attempts.events()) as events:
                 async for event in events:
+                    if self.pairing is not None and isinstance(event, TextDelta):
+                        self.heard.append(event.text)
                     yield event
             self.outcome = self._attempts.outcome
         except BaseException as error:
@@ -336,6 +350,11 @@ class Exchange:
 
     def _plan(self, name: str, backend: Backend, added: tuple[Message, ...] = ()) -> tuple[GenerateRequest, AttemptPlan]:
         return self._bounded(name, backend, msgspec.structs.replace(self._request, messages=self._histories.fitted(backend, added).messages))
+
+    def planned(self, name: str, request: GenerateRequest | None = None) -> tuple[GenerateRequest, AttemptPlan]:
+        """This request, or another one in its name, within a backend's limits, and what it can cost at most there."""
+        backend = self.active.backends[name]
+        return self._plan(name, backend) if request is None else self._bounded(name, backend, request)
 
     def _bounded(self, name: str, backend: Backend, request: GenerateRequest) -> tuple[GenerateRequest, AttemptPlan]:
         """The request within the backend's limits, and what it can cost at most."""

@@ -213,6 +213,13 @@ class PolicyHolder:
         active.users += 1
         return active
 
+    def retain(self, active: ActivePolicy) -> bool:
+        """Hold a version for longer than its request; `release` must follow. False where it is closed already."""
+        if active.retired and active.users == 0:
+            return False
+        active.users += 1
+        return True
+
     def release(self, active: ActivePolicy) -> None:
         active.users -= 1
         self._close_if_unused(active)

@@ -63,6 +63,9 @@ class Metrics:
         self._canary_state = Gauge(
             "headgate_canary_rolled_back", "Whether a rule's canary is rolled back.", ["rule"], registry=registry, multiprocess_mode="livemax"
         )
+        self._shadows = Counter("headgate_shadow_requests_total", "Requests sent again after their answers.", ["backend", "outcome"], registry=registry)
+        self._shadow_seconds = Histogram("headgate_shadow_seconds", "Time of calls that nobody asked for.", ["backend"], buckets=_SECONDS, registry=registry)
+        self._pairs = Counter("headgate_pairs_total", "Pairs of answers for the complexity head, by what became of them.", ["outcome"], registry=registry)
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -115,6 +118,20 @@ class Metrics:
 
     def canary_state(self, rule: str, *, rolled_back: bool) -> None:
         self._canary_state.labels(rule).set(rolled_back)
+
+    def shadow(self, backend: str, outcome: str) -> None:
+        self._shadows.labels(backend, outcome).inc()
+
+    def shadow_seconds(self, backend: str, seconds: float) -> None:
+        self._shadow_seconds.labels(backend).observe(seconds)
+
+    def paired(self, outcome: str) -> None:
+        self._pairs.labels(outcome).inc()
+
+    def spent(self, backend: str, cost: int) -> None:
+        """Beside requests: what nobody asked for."""
+        if cost:
+            self._cost.labels(backend).inc(cost / 1e12)
 
     def moderated(self, rule: str, count: int) -> None:
         self._moderated.labels(rule).inc(count)

@@ -125,6 +125,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self.gateway is not None:
+            self.gateway.shadows.stop()
             asyncio.get_running_loop().call_later(self._shutdown_s, self.gateway.interrupt)
         await super().shutdown(sockets)
 

@@ -14,6 +14,7 @@ from router.identity.holders import holder_ids
 from router.identity.tables import users
 from router.identity.users import forget_user, get_user
 from router.kept.tables import conversations, idempotency, kept_responses, remembered_parts
+from router.trials.tables import routing_pairs
 
 KEPT = {
     "prompts": prompts,
@@ -22,6 +23,7 @@ KEPT = {
     "idempotent_answers": idempotency,
     "remembered_parts": remembered_parts,
     "feedback": feedback,
+    "routing_pairs": routing_pairs,
 }
 """What is kept by user; the items of a conversation go with it."""
 

@@ -100,6 +100,8 @@ class AnswerResponse:
         ended: Ended | None = None
         try:
             ended = await self._answer(exchange, send)
+            if ended.error is None:
+                self._gateway.shadows.offer(exchange)
             return ended
         finally:
             self._gateway.metrics.active(-1)

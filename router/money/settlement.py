@@ -25,7 +25,7 @@ Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
 
 Purpose = Literal[
-    "answer", "hedge", "history", "embedding", "sample", "escalated", "judge", "candidate_2", "candidate_3", "candidate_4", "candidate_5"
+    "answer", "hedge", "history", "embedding", "sample", "escalated", "judge", "candidate_2", "candidate_3", "candidate_4", "candidate_5", "shadow", "shadow_judge"
 ]  # fmt: skip
 """What an attempt is for. A request holds at most one reservation for each at a time; retries and repairs are further attempts at its answer.
 

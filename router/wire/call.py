@@ -24,6 +24,7 @@ class Hints(Struct, frozen=True, forbid_unknown_fields=True):
     seed: int | None = None
     priority: Priority | None = None
     tags: Annotated[tuple[Tag, ...], Meta(max_length=16)] = ()
+    reference: Annotated[str, Meta(min_length=1, max_length=20_000)] | None = None
 
 
 class Call(Struct, frozen=True):

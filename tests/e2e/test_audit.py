@@ -25,6 +25,7 @@ from router.identity.keys import create_key
 from router.identity.tables import tenants, users
 from router.kept.tables import conversations, idempotency, kept_responses, remembered_parts
 from router.tables import budgets, ledger, reservations
+from router.trials.tables import routing_pairs
 from tests.e2e.test_cancel import policy as cancel_policy
 from tests.e2e.test_cancel import raw_client, scenes
 from tests.fakes.provider import FakeProvider
@@ -151,7 +152,7 @@ async def test_changes_of_teams_users_and_keys_leave_entries_that_name_nobody(se
     await made(service, f"users/{user['id']}/erase", None)
     entries = [each for each in reversed(await log_of(service, tenant="acme")) if each["action"] != "audit.read"]
     limits = {"role": "member", "user": user["id"], "routes": ["chat"], "networks": ["10.0.0.0/8"], "max_data_class": "restricted"}
-    nothing = {"prompts": 0, "responses": 0, "conversations": 0, "idempotent_answers": 0, "remembered_parts": 0}
+    nothing = {"prompts": 0, "responses": 0, "conversations": 0, "idempotent_answers": 0, "remembered_parts": 0, "routing_pairs": 0}
     ends = entries[11]["details"].pop("expires_at")
     assert ends == pytest.approx(time.time() + 60, abs=30)
     assert [(each["action"], each["object_id"], each["details"]) for each in entries] == [
@@ -396,14 +397,18 @@ async def test_erasing_a_user_takes_what_they_said_and_who_they_are_and_leaves_s
     await service.gateway.recorder.flush()
     parts = {"id": "x", "tenant": "acme", "user_id": jane["id"], "content": b"", "expires_at": 9e9}
     await service.database.write(lambda connection: connection.execute(insert(remembered_parts), parts))
-    kept = (prompts, kept_responses, conversations, idempotency)
-    assert [await count(service, table) for table in kept] == [2, 2, 2, 2]
+    scored = {"features": "{}", "weak_backend": "w", "strong_backend": "s", "weak_score": 0.0, "strong_score": 1.0, "judge": "reference", "cost": 0}
+    about = {"tenant": "acme", "created_at": 1.0, "expires_at": 9e9, **scored}
+    rows = [{**about, "request_id": user["id"], "user_id": user["id"]} for user in (jane, joe)]
+    await service.database.write(lambda connection: connection.execute(insert(routing_pairs), rows))
+    kept = (prompts, kept_responses, conversations, idempotency, routing_pairs)
+    assert [await count(service, table) for table in kept] == [2, 2, 2, 2, 2]
     sums = await call(service, "GET", "/admin/usage", service.admin_key)
     status, done = await call(service, "POST", f"/admin/users/{jane['id']}/erase", service.key)
     assert status == 200
     assert (done["user"], done["tenant"]) == (jane["id"], "acme")
-    assert done["deleted"] == {"prompts": 1, "responses": 1, "conversations": 1, "idempotent_answers": 1, "remembered_parts": 1}
-    assert [await count(service, table) for table in kept] == [1, 1, 1, 1]
+    assert done["deleted"] == {"prompts": 1, "responses": 1, "conversations": 1, "idempotent_answers": 1, "remembered_parts": 1, "routing_pairs": 1}
+    assert [await count(service, table) for table in kept] == [1, 1, 1, 1, 1]
     assert await count(service, decisions) == 2
     after = await call(service, "GET", "/admin/usage", service.admin_key)
     assert (after[1]["data"], after[1]["budgets"]) == (sums[1]["data"], sums[1]["budgets"])
