@@ -119,9 +119,11 @@ async def put_policy(request: HttpRequest, comment: FromQuery[str | None] = None
     reason = _comment(request, comment)
     text = await _policy_text(request)
     problems, failed = await _problems(text, gateway, cases=not force)
+    if problems and failed:
+        advice = "Mend the policy or the case; ?force=true puts it in force all the same."
+        raise ApiError(400, "policy_cases_failed", f"{told(problems)}. {advice}", param=problems[0].path)
     if problems:
-        code, advice = ("policy_cases_failed", " Mend the policy or the case; ?force=true puts it in force all the same.") if failed else ("invalid_policy", "")
-        raise ApiError(400, code, told(problems) + advice, param=problems[0].path or None)
+        raise ApiError(400, "invalid_policy", told(problems), param=problems[0].path or None)
     try:
         author, wanted = principal.key_id, None if expected == "*" else expected
         work = recorded_policy(
@@ -219,10 +221,10 @@ async def policy_versions(request: HttpRequest) -> dict[str, Any]:
     return {"data": [_shown(version) for version in await gateway.database.read(policy_store.list_versions)]}
 
 
-@get("/admin/policy/versions/{version:int}", tags=["policy"], summary="One policy version, with its text")
-async def policy_version(request: HttpRequest, version: FromPath[int]) -> ShownVersion:
+@get("/admin/policy/versions/{version:str}", tags=["policy"], summary="One policy version, with its text")
+async def policy_version(request: HttpRequest, version: FromPath[str]) -> ShownVersion:
     gateway = gateway_of(request)
-    found = await _find(gateway, version, "version")
+    found = await _find(gateway, int(version) if version.isascii() and version.isdecimal() and len(version) <= 10 else 0, "version", version[:80])
     await gateway.audit.note(actor_of(request), "policy.read", Subject("policy", str(found.version)))
     return ShownVersion(**{name: getattr(found, name) for name in ShownVersion.__struct_fields__})
 
@@ -269,12 +271,12 @@ async def _candidate(request: HttpRequest, gateway: Gateway) -> Policy | None:
     return policy
 
 
-async def _find(gateway: Gateway, number: int, param: str) -> policy_store.PolicyVersion:
-    """Raises `ApiError` 404 where there is no such version."""
+async def _find(gateway: Gateway, number: int, param: str, called: str = "") -> policy_store.PolicyVersion:
+    """Raises `ApiError` 404 where there is no such version; `called` is how the client called it."""
     known = 1 <= number <= LAST_VERSION
     found = await gateway.database.read(lambda connection: policy_store.get_version(connection, number)) if known else None
     if found is None:
-        raise ApiError(404, "version_not_found", f"No policy version {number}. See GET /admin/policy/versions.", param=param)
+        raise ApiError(404, "version_not_found", f"No policy version {called or number}. See GET /admin/policy/versions.", param=param)
     return found
 
 
