@@ -1,0 +1,221 @@
+"""Level 2: how good the answers would have been, from the outcomes of requests whose backend was drawn with a known probability. Statistical.
+
+Two estimates, which should agree:
+
+- SNIPS (Swaminathan, Joachims 2015): the mean outcome, each request weighted by the candidate's probability of its backend over the logged one.
+- Doubly robust (Dudik, Langford, Li 2011): what a direct model predicts, corrected by the weighted errors of that model where it was put to the test. It is
+  right when either the propensities or the model are, and the figure to go by.
+
+Where the candidate sends requests to a backend to which nothing like them was ever drawn, the log cannot know, and there is no number: `Refusal`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from msgspec import Struct
+
+from policies.backtest.direct import design, folds_of, predictions
+from policies.backtest.values import NORMAL_95, Estimate, Line
+
+if TYPE_CHECKING:
+    from policies.backtest.values import Floats
+
+Measure: TypeAlias = Literal["score", "success"]
+
+CLIP = 200.0
+"""The largest weight. A backend drawn for one request in 200 is still weighted in full."""
+
+TOLERATED = 0.01
+"""The share of requests without support for which the interval is widened by all that they could change; with more, there is no number."""
+
+FEWEST_REQUESTS = 100
+FEWEST_TRIALS = 20
+"""Requests that were drawn to where the candidate would send them, against the odds. With fewer, there is no number."""
+
+ENOUGH_SCORES = 200
+"""Requests with a score; with fewer, the outcome is whether a request succeeded."""
+
+
+class Quality(Struct, frozen=True, kw_only=True):
+    """Level 2. Outcomes run from 0 to 1. `logged` is what was; `difference` is the candidate's less that, request by request.
+
+    `effective` is the number of unweighted requests that would say as much as the weighted ones; `trials` are the drawn requests that the estimate of what
+    moves hangs on; `clipped` weights were larger than allowed.
+    """
+
+    measure: Measure
+    requests: int
+    left_out: int
+    moved_share: float
+    logged: Estimate
+    doubly_robust: Estimate
+    difference: Estimate
+    snips: Estimate
+    effective: float
+    trials: int
+    clipped: int
+    notes: tuple[str, ...]
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """Why there is no number, and what to set so that there will be one."""
+
+    reason: str
+    remedy: str
+    unsupported_share: float = 0.0
+
+
+class Trial(Struct):
+    """The log as arrays: outcomes, logged choices and their propensities, the candidate's probabilities (requests by backends)."""
+
+    lines: Sequence[Line]
+    names: list[str]
+    rewards: Floats
+    chosen: Floats
+    """1 where a backend was the logged choice (requests by backends)."""
+    propensity: Floats
+    shares: Floats
+    expected: Floats
+    """The direct model's predictions (requests by backends)."""
+    measure: Measure
+
+    def worth(self) -> Floats:
+        """For each request and backend what it would have been worth there, without bias: prediction, and the weighted error where it was logged."""
+        weight = self.chosen / self.propensity[:, None]
+        found: Floats = self.expected + weight.clip(max=CLIP) * (self.rewards[:, None] - self.expected)
+        return found
+
+
+def estimate_quality(lines: Sequence[Line]) -> Quality | Refusal:
+    """The quality of the candidate's choices, or why it cannot be told. Needs numpy."""
+    import numpy as np
+
+    measure, used = outcomes(lines)
+    if len(used) < FEWEST_REQUESTS:
+        return Refusal(
+            reason=f"only {len(used)} requests with an outcome that both policies answer; at least {FEWEST_REQUESTS} are needed",
+            remedy="wait for more traffic, or widen --since",
+        )
+    support = _Support(used)
+    lacking = np.array([support.lacking(line) for line in used])
+    share = float(lacking.mean())
+    if share > TOLERATED:
+        return _no_support(used, lacking, share)
+    trial = trial_of(used, measure)
+    weights = (trial.shares * trial.chosen).sum(axis=1) / trial.propensity
+    clipped = int((weights > CLIP).sum())
+    weights = np.minimum(weights, CLIP)
+    moved = float(1.0 - (trial.shares * trial.chosen).sum(axis=1).mean())
+    trials = int((weights > 1.5).sum())
+    if moved > 2 * TOLERATED and trials < FEWEST_TRIALS:
+        return Refusal(
+            reason=f"{moved:.0%} of the requests would go elsewhere, and only {trials} were drawn to where they would go; at least {FEWEST_TRIALS} are needed",
+            remedy="wait for more traffic, or raise complexity.explore",
+            unsupported_share=share,
+        )
+    predicted = (trial.shares * trial.expected).sum(axis=1)
+    logged_prediction = (trial.chosen * trial.expected).sum(axis=1)
+    influence = predicted + weights * (trial.rewards - logged_prediction)
+    robust = _mean(influence, share)
+    snips = float((weights * trial.rewards).sum() / weights.sum())
+    error = float(np.sqrt((weights**2 * (trial.rewards - snips) ** 2).sum()) / weights.sum())
+    notes = []
+    if clipped:
+        notes.append(f"{clipped} weights above {CLIP:g} were clipped, which pulls the estimates towards the direct model's")
+    if share:
+        notes.append(f"{share:.2%} of the requests would go where nothing like them was ever drawn: the intervals allow for any outcome of them")
+    if measure == "score":
+        notes.append("the outcome is the score of the requests that have one; it says nothing of those that nobody judged")
+    else:
+        notes.append(f"the outcome is whether a request succeeded, for fewer than {ENOUGH_SCORES} have a score (POST /v1/feedback)")
+    return Quality(
+        measure=measure,
+        requests=len(used),
+        left_out=len(lines) - len(used),
+        moved_share=moved,
+        logged=_mean(trial.rewards, 0.0),
+        doubly_robust=robust,
+        difference=_mean(influence - trial.rewards, share),
+        snips=Estimate(snips, snips - NORMAL_95 * error - share, snips + NORMAL_95 * error + share),
+        effective=float(weights.sum() ** 2 / (weights**2).sum()),
+        trials=trials,
+        clipped=clipped,
+        notes=tuple(notes),
+    )
+
+
+def outcomes(lines: Sequence[Line]) -> tuple[Measure, list[Line]]:
+    """Which outcome is used, and the requests that have it and that both policies answer."""
+    answered = [line for line in lines if not line.refused_before and not line.refused_after]
+    scored = [line for line in answered if line.score is not None]
+    return ("score", scored) if len(scored) >= ENOUGH_SCORES else ("success", answered)
+
+
+def trial_of(lines: Sequence[Line], measure: Measure, extra: Sequence[str] = ()) -> Trial:
+    """The lines as arrays, with the direct model's predictions; `extra` are backends that are asked for although no policy names them first."""
+    import numpy as np
+
+    names = sorted({*extra, *(line.before for line in lines), *(name for line in lines for name, _ in line.shares)})
+    place = {name: number for number, name in enumerate(names)}
+    rewards = np.array([line.score if measure == "score" and line.score is not None else float(line.success) for line in lines])
+    actions = np.array([place[line.before] for line in lines], dtype=int)
+    propensity = np.array([line.propensity for line in lines])
+    chosen, shares = np.zeros((len(lines), len(names))), np.zeros((len(lines), len(names)))
+    chosen[np.arange(len(lines)), actions] = 1.0
+    for row, line in enumerate(lines):
+        for name, share in line.shares:
+            shares[row, place[name]] = share
+    weights = np.minimum(1.0 / propensity, CLIP)
+    expected = predictions(design(lines), folds_of(lines), actions, len(names), rewards, weights)
+    return Trial(lines, names, rewards, chosen, propensity, shares, expected, measure)
+
+
+class _Support:
+    """Which backends requests of a kind were drawn among: those that came first, by whatever chance, where it was a draw."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._drawn: dict[tuple[int, str], set[str]] = defaultdict(set)
+        for line in lines:
+            if line.propensity < 1.0:
+                self._drawn[line.kind].add(line.before)
+
+    def lacking(self, line: Line) -> float:
+        """With which probability the candidate sends this request where it could not have gone."""
+        could = {line.before} if line.propensity >= 1.0 else {line.before, *self._drawn[line.kind]}
+        return sum(share for name, share in line.shares if name not in could)
+
+
+def _no_support(lines: Sequence[Line], lacking: Floats, share: float) -> Refusal:
+    missing: dict[tuple[str, str, str], float] = defaultdict(float)
+    for line, without in zip(lines, lacking, strict=True):
+        if without:
+            after = max((name for name, _ in line.shares if name != line.before), key=dict(line.shares).__getitem__, default=line.after)
+            missing[(line.kind[1], line.before, after)] += float(without)
+    (kind, before, after), _ = max(missing.items(), key=lambda item: item[1])
+    if kind == "complexity":
+        remedy = "set complexity.explore: 0.05 in the policy in force, so that one request in twenty is drawn between weak and strong, and ask again after a while"
+    elif kind.startswith("rule:"):
+        remedy = f"let rule {kind[5:]!r} draw: use: {{weighted: {{{before}: 95, {after}: 5}}}}, and ask again after a while"
+    elif kind.startswith("pin:"):
+        remedy = "these requests name their model themselves; nothing can be drawn for them"
+    else:
+        remedy = f"let a rule draw instead of {kind!r}: use: {{weighted: {{{before}: 95, {after}: 5}}}}, or set complexity.explore: 0.05; ask again after a while"
+    return Refusal(
+        reason=f"{share:.1%} of the requests would go where nothing like them was ever drawn (most from {before} to {after}), so nothing is known of those answers",
+        remedy=remedy,
+        unsupported_share=share,
+    )
+
+
+def _mean(values: Floats, unsupported: float) -> Estimate:
+    """The mean with its normal interval; of a share without support, any outcome between 0 and 1 is possible."""
+    import numpy as np
+
+    value = float(values.mean())
+    error = NORMAL_95 * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
+    return Estimate(value, value - error - unsupported, value + error + unsupported)
+
+
