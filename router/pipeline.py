@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -34,6 +34,7 @@ from policies.decide import Decision, State, decide, permitted
 from policies.features import extract, highest
 from policies.limits import check_input
 from policies.rate_limits import Scopes
+from policies.replaying import passed_over
 from retrieval.values import SearchRequest
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
@@ -87,6 +88,8 @@ class Exchange:
         self.decision: Decision | None = None
         self.decided_from: State | None = None
         """What the last decision was made from, besides the policy and the features."""
+        self.embedding: bytes | None = None
+        """Of the question, in float16, where routing or search has made one."""
         self.rules = self.active.policy.moderation_rules(principal.tenant)
         self._form: AnswerFormat | None = None
         self._no_summary = False
@@ -95,6 +98,8 @@ class Exchange:
         self._bookings = Bookings(gateway, principal, request_id, self.active.version, self._caps())
         self._attempts = Attempts(self, self._bookings)
         self._generating = False
+        self._ended_at = 0.0
+        self._waiting: Callable[[], None] | None = None
         self._admission: Admission | None = None
         self._standings: Standings | None = None
 
@@ -171,9 +176,7 @@ class Exchange:
             self._admission, self._standings = None, first.standings
             raise first
         if refused:
-            left = tuple(name for name in decision.candidates if name not in refused)
-            reasons = (*decision.reasons, *(f"excluded:{name}:rate_limit" for name in refused))
-            decision = self.decision = msgspec.structs.replace(decision, candidates=left, reasons=reasons)
+            decision = self.decision = passed_over(decision, refused)
         return decision
 
     @property
@@ -366,12 +369,17 @@ class Exchange:
             await self._attempts.stopped()
             await self._bookings.close(failure, lambda settlements: self._ended(failure, settlements))
         finally:
+            self._known()
             self._leave()
             self.gateway.policy.release(self.active)
 
     def _ended(self, failure: BaseException | None, settlements: Mapping[Purpose, Settlement]) -> None:
         """What the answer says of itself, from what is about to be booked."""
         self._leave()
+        self._judge(failure, settlements)
+        self._known()
+
+    def _judge(self, failure: BaseException | None, settlements: Mapping[Purpose, Settlement]) -> None:
         if self.attempt is None or (settlement := settlements.get(self.attempt.plan.purpose)) is None:
             return
         self.usage = settlement.usage
@@ -381,6 +389,20 @@ class Exchange:
             self._observe(settlement.outcome)
         except Exception:  # a figure that cannot be counted is no reason to fail an answer
             log.exception("metrics_failed", request_id=self.request_id)
+
+    def _known(self) -> None:
+        """What it used and cost is final: tell whoever waits for that, once."""
+        self._ended_at = self._ended_at or time.perf_counter()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting()
+
+    def when_known(self, told: Callable[[], None]) -> None:
+        """Call `told` once it is known what the request used and cost: at once, or, where it was ended from outside, when its work has stopped."""
+        if self._generating and not self._ended_at:
+            self._waiting = told
+        else:
+            told()
 
     def _observe(self, outcome: str) -> None:
         if self.attempt is not None and self.attempt.record.rate_limit is not None:
@@ -430,6 +452,21 @@ class Exchange:
         if self.attempt is None or not self.attempt.answered:
             return None
         return max(0.0, self.attempt.began - self.started - self._attempts.upstream_s)
+
+    @property
+    def latency_ms(self) -> float:
+        """From its arrival to its end, or until now."""
+        return 1000 * ((self._ended_at or time.perf_counter()) - self.started)
+
+    @property
+    def first_ms(self) -> float | None:
+        """From its arrival to the first event of the backend that answered last; None where none came."""
+        return None if self.attempt is None or not self.attempt.answered else 1000 * (self.attempt.first_event - self.started)
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts at backends it has made, for every purpose."""
+        return self._bookings.attempts
 
     @property
     def ignored(self) -> tuple[str, ...]:

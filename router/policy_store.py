@@ -20,6 +20,7 @@ class PolicyVersion(Struct, frozen=True, kw_only=True):
     created_at: float
     active: bool
     text: str = ""
+    comment: str = ""
 
     @property
     def etag(self) -> str:
@@ -55,14 +56,14 @@ def get_version(connection: Connection, version: int) -> PolicyVersion | None:
     return PolicyVersion(**row) if row is not None else None
 
 
-def add_version(connection: Connection, text: str, *, source: str, author: str, expected: str | None = None) -> PolicyVersion:
-    """Add a version and make it active. With `expected` (an ETag), raises `Conflict` when another one is active now."""
+def add_version(connection: Connection, text: str, *, source: str, author: str, expected: str | None = None, comment: str = "") -> PolicyVersion:
+    """Add a version and make it active; `comment` says why. With `expected` (an ETag), raises `Conflict` when another one is active now."""
     exclusively(connection, STATE_LOCK)
     current = active_version(connection)
     if expected is not None and (current is None or current.etag != expected):
         raise Conflict
     connection.execute(update(table).where(table.c.active).values(active=False))
-    row = {"hash": policy_hash(text), "text": text, "source": source, "author": author, "created_at": time.time(), "active": True}
+    row = {"hash": policy_hash(text), "text": text, "source": source, "author": author, "created_at": time.time(), "active": True, "comment": comment}
     version = connection.execute(insert(table).returning(table.c.version), row).scalar_one()
     found = get_version(connection, version)
     assert found is not None
@@ -79,7 +80,7 @@ def activate(connection: Connection, version: int) -> PolicyVersion | None:
     return get_version(connection, version)
 
 
-def import_file(connection: Connection, text: str) -> PolicyVersion:
+def import_file(connection: Connection, text: str, *, author: str = "file", comment: str = "") -> PolicyVersion:
     """The policy file's text becomes the active version if it differs from the last text imported from the file.
 
     So an edit counts, also one back to an older text, and a restart with an unchanged file keeps what was activated over the API.
@@ -89,4 +90,4 @@ def import_file(connection: Connection, text: str) -> PolicyVersion:
     current = active_version(connection)
     if current is not None and last == policy_hash(text):
         return current
-    return add_version(connection, text, source="file", author="file")
+    return add_version(connection, text, source="file", author=author, comment=comment)

@@ -25,6 +25,7 @@ policy_versions = Table(
     Column("author", String(64), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("active", Boolean, nullable=False),
+    Column("comment", Text, nullable=False, server_default=""),
     Index("uq_policy_versions_active", "active", unique=True, sqlite_where=text("active"), postgresql_where=text("active")),  # at most one is
 )
 

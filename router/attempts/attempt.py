@@ -63,6 +63,8 @@ class Attempt:
         """When the backend was called, by `time.perf_counter()`."""
         self.answered = False
         """Whether its first event has come."""
+        self.first_event = 0.0
+        """When that was, by `time.perf_counter()`."""
 
     def grant(self, booking: Booking) -> None:
         """Take the plan for which something was set aside; with less output than was asked for, the request asks for that."""
@@ -85,7 +87,8 @@ class Attempt:
             aclosing(moderated if form is None else form.stage(moderated)) as events,
         ):
             async for event in events:
-                self.answered = True
+                if not self.answered:
+                    self.answered, self.first_event = True, time.perf_counter()
                 match event:
                     case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta() | ProviderItem():
                         yield event

@@ -89,6 +89,11 @@ class Bookings:
         attempt.grant(lane.booking)
         self._lanes[attempt.plan.purpose] = _Lane(lane.booking, attempt)
 
+    @property
+    def attempts(self) -> int:
+        """How many have been made, for every purpose."""
+        return sum(lane.number for lane in self._lanes.values())
+
     def failed(self, attempt: Attempt, error: BackendError) -> None:
         """The attempt failed and its work has stopped. It is booked with the next one, or at the end."""
         self._lane_of(attempt).failure = error

@@ -8,14 +8,15 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, or_, select
 
-from adapters.types import Capabilities
-from policies.decide import BackendState, Decision, State, decide
+from policies.decide import Decision
 from policies.load import PolicyError, load_policy
+from policies.replaying import decide_again
 from router import policy_store
 from router.audit.log import CHAIN
 from router.audit.reading import AuditEntry, shown_entry
 from router.audit.recording import Place, StateNow
-from router.audit.tables import audit_log, decision_capabilities, decisions
+from router.audit.replaying import Capable, state_of
+from router.audit.tables import audit_log, decisions
 from router.money import reports
 from router.policy_in_force import known_price
 
@@ -100,29 +101,12 @@ def replay(connection: Connection, request_id: str, source: str) -> Replay | Non
     version = policy_store.get_version(connection, found.policy_version)
     if version is None:
         return Replay(request_id, False, was, None, f"there is no policy version {found.policy_version} any more")
-    content = connection.execute(select(decision_capabilities.c.content).where(decision_capabilities.c.id == found.state.capabilities)).scalar()
-    if content is None:
+    able = Capable(connection)(found.state.capabilities)
+    if able is None:
         return Replay(request_id, False, was, None, "what the backends could do is not recorded any more")
     try:
         policy = load_policy(version.text, source, price_of=known_price)
     except PolicyError as error:
         return Replay(request_id, False, was, None, f"policy version {version.version} cannot be loaded any more: {error}")
-    able = msgspec.json.decode(content, type=dict[str, Capabilities])
-    state = State(
-        backends={
-            name: BackendState(
-                capabilities=able[name],
-                ready=now.ready,
-                reason=now.reason,
-                upper_cost_usd=now.upper_cost_usd,
-                least_cost_usd=now.least_cost_usd,
-                input_tokens=now.input_tokens,
-            )
-            for name, now in found.state.backends.items()
-        },
-        remaining_usd=found.state.remaining_usd,
-        allowed_models=found.state.allowed_models,
-        seed=was.seed,
-    )
-    again = decide(policy, was.features, state)
+    again = decide_again(policy, was, state_of(found.state, able, was.seed))
     return Replay(request_id, again == was, was, again)

@@ -24,13 +24,15 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from adapters.types import Capabilities, Citation, Message, RefusalPart, TextPart, ToolCallPart
+from adapters.backend import DataClass
+from adapters.types import Capabilities, Citation, Message, RefusalPart, TextPart, ToolCallPart, Usage
 from config.database import Database
 from policies.decision import Decision, State
 from policies.moderation import RuleSet, moderate
-from router.audit.tables import decision_capabilities, decisions, prompts
+from router.audit.tables import decision_capabilities, decisions, feedback, prompts
 from router.kept.keeping import packed
 from router.kept.sealing import Sealer
+from router.money.settlement import LARGEST_COUNT
 
 if TYPE_CHECKING:
     from router.pipeline import Exchange
@@ -51,6 +53,12 @@ WRITTEN_AT_ONCE = 500
 SWEPT_AT_ONCE = 5_000
 SWEEPS = 20
 DAY_S = 86_400.0
+
+LONGEST_NAME = 200
+"""Characters of a model's name: providers answer with what they like."""
+
+EMBEDDED: frozenset[DataClass] = frozenset({"public", "internal"})
+"""Data classes of which a question's embedding is recorded: much of a text can be told from its embedding."""
 
 
 class BackendNow(Struct, frozen=True, omit_defaults=True):
@@ -114,6 +122,14 @@ class Note(Struct, frozen=True, kw_only=True):
     state: State | None
     citations: tuple[Place, ...]
     moderation: dict[str, int]
+    policy_hash: str = ""
+    model: str = ""
+    attempts: int = 0
+    usage: Usage = Usage()
+    cost: int = 0
+    latency_ms: float | None = None
+    first_ms: float | None = None
+    embedding: bytes | None = None
     prompt: _Prompt | None = None
 
 
@@ -143,7 +159,10 @@ class Recorder:
         self._new: dict[str, str] = {}
 
     def note(self, exchange: Exchange, dialect: str, outcome: str, error: str | None) -> None:
-        """Leave a note of a request that has ended. Never raises, never waits."""
+        """Leave a note of a request that has ended, as soon as it is known what it cost. Never raises, never waits."""
+        exchange.when_known(lambda: self._note(exchange, dialect, outcome, error))
+
+    def _note(self, exchange: Exchange, dialect: str, outcome: str, error: str | None) -> None:
         try:
             self.put(self._noted(exchange, dialect, outcome, error))
         except Exception:
@@ -190,6 +209,14 @@ class Recorder:
             state=exchange.decided_from,
             citations=tuple(map(_place, exchange.citations)),
             moderation=exchange.moderation.counts(),
+            policy_hash=exchange.active.policy.hash,
+            model=exchange.model,
+            attempts=exchange.attempts,
+            usage=exchange.usage,
+            cost=exchange.cost,
+            latency_ms=exchange.latency_ms,
+            first_ms=exchange.first_ms,
+            embedding=exchange.embedding if exchange.data_class in EMBEDDED else None,
             prompt=prompt,
         )
 
@@ -256,6 +283,17 @@ class Recorder:
                 "state": None if state is None else msgspec.json.encode(state).decode(),
                 "citations": msgspec.json.encode(note.citations).decode(),
                 "moderation": msgspec.json.encode(note.moderation).decode(),
+                "policy_hash": note.policy_hash,
+                "model": note.model.replace("\0", "")[:LONGEST_NAME],
+                "attempts": note.attempts,
+                "input_tokens": min(note.usage.input_tokens, LARGEST_COUNT),
+                "output_tokens": min(note.usage.output_tokens, LARGEST_COUNT),
+                "cache_read_input_tokens": min(note.usage.cache_read_input_tokens, LARGEST_COUNT),
+                "cache_creation_input_tokens": min(note.usage.cache_creation_input_tokens, LARGEST_COUNT),
+                "cost": note.cost,
+                "latency_ms": note.latency_ms,
+                "first_ms": note.first_ms,
+                "embedding": note.embedding,
             }
         except Exception:  # one that cannot be written must not hold up the others
             self._dropped(1)
@@ -299,7 +337,7 @@ class Recorder:
 
     async def sweep(self) -> None:
         """Delete what has expired: as many decisions as a busy service makes between two sweeps."""
-        for table in (decisions, prompts):
+        for table in (decisions, prompts, feedback):
             for _ in range(SWEEPS):
                 expired = select(table.c.request_id).where(table.c.expires_at <= self._clock()).limit(SWEPT_AT_ONCE)
                 statement = delete(table).where(table.c.request_id.in_(expired))

@@ -6,7 +6,7 @@ rows that no checkpoint covers.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, String, Table, Text, text
 
 from router.audit.chain import Layout
 from router.tables import metadata
@@ -92,7 +92,24 @@ decisions = Table(
     Column("state", Text),
     Column("citations", Text, nullable=False),
     Column("moderation", Text, nullable=False),
+    Column("policy_hash", String(64), nullable=False, server_default=""),
+    Column("model", Text, nullable=False, server_default=""),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("output_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cache_read_input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cache_creation_input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cost", BigInteger, nullable=False, server_default="0"),
+    Column("latency_ms", Double),
+    Column("first_ms", Double),
+    Column("embedding", LargeBinary),
+    Index("ix_decisions_created_at", "created_at"),
+    Index("ix_decisions_embedded_user_id", "user_id", sqlite_where=text("embedding IS NOT NULL"), postgresql_where=text("embedding IS NOT NULL")),
 )
+"""One row for every request, with what came of it. `cost` is in picodollars; times are in milliseconds from the request's arrival.
+
+`embedding` is the question's, in float16; it goes when its user is erased.
+"""
 
 decision_capabilities = Table(
     "decision_capabilities",
@@ -114,6 +131,22 @@ prompts = Table(
     Column("content", LargeBinary, nullable=False),
     Index("ix_prompts_user_id", "user_id"),
 )
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("rater", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("user_id", String(64)),
+    Column("score", Double, nullable=False),
+    Column("comment", LargeBinary),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+    Index("ix_feedback_user_id", "user_id"),
+)
+"""What users thought of answers, from 0 to 1. `rater` is the user, or the key where it acts for none; of each the last word counts. Comments are sealed."""
 
 COLUMNS = ("id", "at", "actor", "actor_role", "actor_user", "tenant", "action", "object_kind", "object_id", "outcome", "request_id", "details")
 LAYOUT = Layout("audit", COLUMNS)

@@ -185,6 +185,13 @@ class Decisions:
                 state=self._state,
                 citations=(),
                 moderation={},
+                policy_hash="0" * 64,
+                model="gpt-5-mini-2025-08-07",
+                attempts=1,
+                usage=Usage(input_tokens=200, output_tokens=100),
+                cost=250_000_000,
+                latency_ms=812.5,
+                first_ms=301.25,
             )
         )
 
