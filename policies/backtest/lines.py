@@ -12,6 +12,7 @@ from policies.decision import BackendState, Decision
 from policies.features import Features
 from policies.load import ConfiguredBackend, Policy
 from policies.record import Record
+from policies.replaying import limited
 from policies.schema import Task
 
 TASKS: tuple[str, ...] = get_args(Task)
@@ -70,6 +71,7 @@ def line_of(
         after=called.get(target(after), target(after)),
         shares=tuple(merged.items()),
         propensity=before.propensity,
+        drawn=not limited(before),
         by_complexity=_kind(after) == "complexity",
         complexity=record.features.complexity,
         task=record.features.task,

@@ -99,8 +99,7 @@ def estimate_quality(lines: Sequence[Line]) -> Quality | Refusal:
             reason=f"only {len(used)} requests with an outcome that both policies answer; at least {FEWEST_REQUESTS} are needed",
             remedy="wait for more traffic, or widen --since",
         )
-    support = _Support(used)
-    lacking = np.array([support.lacking(line) for line in used])
+    lacking = _lacking(used)
     share = float(lacking.mean())
     if share > TOLERATED:
         return _no_support(used, lacking, share)
@@ -149,7 +148,7 @@ def estimate_quality(lines: Sequence[Line]) -> Quality | Refusal:
 
 def outcomes(lines: Sequence[Line]) -> tuple[Measure, list[Line]]:
     """Which outcome is used, and the requests that have it and that both policies answer."""
-    answered = [line for line in lines if not line.refused_before and not line.refused_after]
+    answered = [line for line in lines if line.drawn and not line.refused_before and not line.refused_after]
     scored = [line for line in answered if line.score is not None]
     return ("score", scored) if len(scored) >= ENOUGH_SCORES else ("success", answered)
 
@@ -186,6 +185,21 @@ class _Support:
         """With which probability the candidate sends this request where it could not have gone."""
         could = {line.before} if line.propensity >= 1.0 else {line.before, *self._drawn[line.kind]}
         return sum(share for name, share in line.shares if name not in could)
+
+
+def _lacking(lines: Sequence[Line]) -> Floats:
+    """For each request with which probability it would go where it could not have gone."""
+    import numpy as np
+
+    support = _Support(lines)
+    return np.array([support.lacking(line) for line in lines])
+
+
+def without_support(lines: Sequence[Line]) -> Refusal | None:
+    """Why the log cannot tell what becomes of these requests, if too many of them go where nothing like them was ever drawn."""
+    lacking = _lacking(lines)
+    share = float(lacking.mean())
+    return _no_support(lines, lacking, share) if share > TOLERATED else None
 
 
 def _no_support(lines: Sequence[Line], lacking: Floats, share: float) -> Refusal:

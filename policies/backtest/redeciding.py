@@ -15,6 +15,7 @@ from policies.decide import decide
 from policies.decision import BackendState, Decision, State
 from policies.load import Policy
 from policies.record import Record
+from policies.replaying import RATE_LIMIT, limited, passed_over
 from policies.schema import Weighted
 
 EXAMPLES = 3
@@ -60,22 +61,28 @@ class Changes(Struct, frozen=True, kw_only=True):
 def redecide(policy: Policy, record: Record, assumed: Mapping[str, BackendState] | None = None) -> Decision:
     """The decision for a logged request, from what it was decided from. Pure; raises nothing.
 
-    `assumed` are states of backends that were not there then: without one, a policy's new backend counts as not running.
+    `assumed` are states of backends that are new, or another model under an old name: without one, a new backend counts as not running. What was passed
+    over then because its own rate limit was reached is passed over again.
     """
-    return decide(policy, record.features, _state(record, assumed))
+    return _decide(policy, record, _state(record, assumed))
+
+
+def _decide(policy: Policy, record: Record, state: State) -> Decision:
+    made = decide(policy, record.features, state)
+    full = limited(record.decision)
+    return passed_over(made, [name for name in full if name in made.candidates]) if full else made
 
 
 def _state(record: Record, assumed: Mapping[str, BackendState] | None, seed: str | None = None) -> State:
-    new = {name: state for name, state in (assumed or {}).items() if name not in record.state.backends}
     state = record.state
-    if new:
-        state = msgspec.structs.replace(state, backends={**state.backends, **new})
+    if assumed:
+        state = msgspec.structs.replace(state, backends={**state.backends, **assumed})
     return state if seed is None else msgspec.structs.replace(state, seed=seed)
 
 
 def target(decision: Decision) -> str:
     """Where a decision sends a request first, or `refused: CODE`."""
-    return decision.candidates[0] if decision.candidates else f"refused: {decision.outcome}"
+    return decision.candidates[0] if decision.candidates else f"refused: {RATE_LIMIT if decision.outcome == 'ok' else decision.outcome}"
 
 
 def reason(decision: Decision) -> str:
@@ -181,7 +188,7 @@ def distribution(policy: Policy, record: Record, first: Decision, assumed: Mappi
     for number in range(_DRAWS):
         if sum(found.values()) > 1.0 - 1e-9:
             break
-        drawn = decide(policy, record.features, _state(record, assumed, f"{record.request_id}/{number}"))
+        drawn = _decide(policy, record, _state(record, assumed, f"{record.request_id}/{number}"))
         found[target(drawn)] = drawn.propensity
     total = sum(found.values())
     return {name: share / total for name, share in found.items()}

@@ -40,7 +40,7 @@ class Line(Struct, frozen=True, kw_only=True, gc=False):
     `before` is where it went first, `shares` with which probability the candidate sends it where; both by label: a backend's name, but for one that is
     another model in the candidate. `after` is the label for the logged seed. `kind` is what decided then (policy version and reason): requests of a
     kind were drawn among the same backends. `counts` are the backends' own counts of its input, where they are known. `answered`: it is the first
-    candidate that answered, so the tokens are its own.
+    candidate that answered, so the tokens are its own. `drawn`: the propensity is that of `before` (a rate limit that passed over what was drawn undoes it).
     """
 
     request_id: str
@@ -52,6 +52,7 @@ class Line(Struct, frozen=True, kw_only=True, gc=False):
     after: str
     shares: tuple[tuple[str, float], ...]
     propensity: float
+    drawn: bool
     by_complexity: bool
     complexity: float | None
     task: str
