@@ -35,6 +35,7 @@ AuditAction: TypeAlias = Literal[
     "policy.put",
     "policy.rollback",
     "policy.import",
+    "policy.backtest",
     "budget.change",
     "tenant.create",
     "team.create",
