@@ -71,6 +71,7 @@ ACCESS: dict[Endpoint, Action | Open] = {
     ("GET", "/admin/policy"): "policy.read",
     ("PUT", "/admin/policy"): "policy.write",
     ("POST", "/admin/policy/validate"): "policy.read",
+    ("POST", "/admin/policy/backtest"): "policy.read",
     ("GET", "/admin/policy/versions"): "policy.read",
     ("POST", "/admin/policy/rollback"): "policy.write",
     ("GET", "/admin/tenants"): "tenants.read",

@@ -32,8 +32,11 @@ TOLERATED = 0.01
 """The share of requests without support for which the interval is widened by all that they could change; with more, there is no number."""
 
 FEWEST_REQUESTS = 100
-FEWEST_TRIALS = 20
+FEWEST_TRIALS = 10
 """Requests that were drawn to where the candidate would send them, against the odds. With fewer, there is no number."""
+
+AGAINST_THE_ODDS = 1.5
+"""A request that weighs more was drawn to where the candidate sends it oftener than the logged policy did."""
 
 ENOUGH_SCORES = 200
 """Requests with a score; with fewer, the outcome is whether a request succeeded."""
@@ -106,10 +109,11 @@ def estimate_quality(lines: Sequence[Line]) -> Quality | Refusal:
     trial = trial_of(used, measure)
     weights = (trial.shares * trial.chosen).sum(axis=1) / trial.propensity
     clipped = int((weights > CLIP).sum())
+    moved = float(np.maximum(1.0 - weights, 0.0).mean())  # the mean distance of the two policies' probabilities, without bias
     weights = np.minimum(weights, CLIP)
-    moved = float(1.0 - (trial.shares * trial.chosen).sum(axis=1).mean())
-    trials = int((weights > 1.5).sum())
-    if moved > 2 * TOLERATED and trials < FEWEST_TRIALS:
+    trials = int((weights > AGAINST_THE_ODDS).sum())
+    much = moved > 2 * TOLERATED
+    if much and trials < FEWEST_TRIALS:
         return Refusal(
             reason=f"{moved:.0%} of the requests would go elsewhere, and only {trials} were drawn to where they would go; at least {FEWEST_TRIALS} are needed",
             remedy="wait for more traffic, or raise complexity.explore",
@@ -118,7 +122,9 @@ def estimate_quality(lines: Sequence[Line]) -> Quality | Refusal:
     predicted = (trial.shares * trial.expected).sum(axis=1)
     logged_prediction = (trial.chosen * trial.expected).sum(axis=1)
     influence = predicted + weights * (trial.rewards - logged_prediction)
-    robust = _mean(influence, share)
+    below, above = _unseen(trial.rewards[weights > AGAINST_THE_ODDS], moved)
+    reach = _student(trials - 1) if much else NORMAL_95
+    robust = _within(_mean(influence, share, below, above, reach))
     snips = float((weights * trial.rewards).sum() / weights.sum())
     error = float(np.sqrt((weights**2 * (trial.rewards - snips) ** 2).sum()) / weights.sum())
     notes = []
@@ -135,10 +141,10 @@ def estimate_quality(lines: Sequence[Line]) -> Quality | Refusal:
         requests=len(used),
         left_out=len(lines) - len(used),
         moved_share=moved,
-        logged=_mean(trial.rewards, 0.0),
+        logged=_within(_mean(trial.rewards)),
         doubly_robust=robust,
-        difference=_mean(influence - trial.rewards, share),
-        snips=Estimate(snips, snips - NORMAL_95 * error - share, snips + NORMAL_95 * error + share),
+        difference=_mean(influence - trial.rewards, share, below, above, reach),
+        snips=_within(Estimate(snips, snips - reach * error - share - below, snips + reach * error + share + above)),
         effective=float(weights.sum() ** 2 / (weights**2).sum()),
         trials=trials,
         clipped=clipped,
@@ -224,12 +230,28 @@ def _no_support(lines: Sequence[Line], lacking: Floats, share: float) -> Refusal
     )
 
 
-def _mean(values: Floats, unsupported: float) -> Estimate:
-    """The mean with its normal interval; of a share without support, any outcome between 0 and 1 is possible."""
+def _unseen(trials: Floats, moved: float) -> tuple[float, float]:
+    """How far below and above an interval must reach where every trial came out alike: up to 3 in so many may still be otherwise (the rule of three)."""
+    if not len(trials) or trials.min() != trials.max():
+        return 0.0, 0.0
+    reach = min(moved, 1.0) * min(3.0 / len(trials), 1.0)
+    return (reach if trials[0] > 0 else 0.0), (reach if trials[0] < 1 else 0.0)
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, to 1 % (Cornish and Fisher's expansion): what hangs on few trials is less sure than it looks."""
+    return NORMAL_95 + 2.372 / freedom + 2.823 / freedom**2
+
+
+def _mean(values: Floats, unsupported: float = 0.0, below: float = 0.0, above: float = 0.0, reach: float = NORMAL_95) -> Estimate:
+    """The mean with its interval; of a share without support, any outcome between 0 and 1 is possible."""
     import numpy as np
 
     value = float(values.mean())
-    error = NORMAL_95 * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
-    return Estimate(value, value - error - unsupported, value + error + unsupported)
+    error = reach * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
+    return Estimate(value, value - error - unsupported - below, value + error + unsupported + above)
 
 
+def _within(estimate: Estimate) -> Estimate:
+    """With an interval of possible outcomes only."""
+    return Estimate(estimate.value, max(0.0, min(estimate.low, 1.0)), min(1.0, max(estimate.high, 0.0)))

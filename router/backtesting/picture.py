@@ -75,8 +75,10 @@ class _Drawing:
         self._on.line([(x, top), (x, bottom)], fill=MARK, width=2)
         self._on.ellipse([x - 8, y - 8, x + 8, y + 8], fill=MARK)
         said = f"threshold {point.threshold:g}: {100 * point.strong_share:.1f} % {self._curve.strong}, quality {100 * point.quality.value:.1f} %"
-        right = x < WIDTH / 2
-        self._write((x + (14 if right else -14), y + 12), said, 19, INK, anchor="la" if right else "ra")
+        length = self._on.textlength(said, font=self._fonts[19])
+        left, low = min(x + 16, WIDTH - _RIGHT - length), min(y + 30, HEIGHT - _BOTTOM - 30)  # the curve rises: below it, to the right, is room
+        self._on.rectangle([left - 4, low - 3, left + length + 4, low + 25], fill="white")
+        self._write((left, low), said, 19, INK)
 
     def _dashes(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         length = math.dist(start, end)

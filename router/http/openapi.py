@@ -73,6 +73,7 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("post", "/admin/users/{user_id}/erase"): Erasure,
     ("put", "/admin/policy"): POLICY_TEXT,
     ("post", "/admin/policy/validate"): POLICY_TEXT,
+    ("post", "/admin/policy/backtest"): POLICY_TEXT,
     ("post", "/admin/policy/rollback"): Rollback,
     ("post", "/admin/ledger/reconcile"): USAGE_EXPORT,
 }

@@ -51,6 +51,7 @@ EXAMPLES: dict[Endpoint, dict[str, JsonObject | str]] = {
     ("POST", "/admin/keys"): {"key": {"role": "member", "tenant": "acme", "name": "build server", "routes": ["chat"]}},
     ("POST", "/admin/keys/{key_id}/rotate"): {"overlap": {"overlap_s": 3600}},
     ("POST", "/admin/policy/validate"): {"smallest": {"version": 1, "default": "extractive"}},
+    ("POST", "/admin/policy/backtest"): {"smallest": {"version": 1, "default": "extractive"}},
     ("POST", "/admin/ledger/reconcile"): {"requests": "provider_request_id,input_tokens,output_tokens\nreq-1,1200,80\n"},
     ("POST", "/admin/policy/rollback"): {"first": {"version": 1}},
 }

@@ -172,6 +172,7 @@ CASES: dict[Endpoint, tuple[Case, ...]] = {
     ("PUT", "/admin/policy"): (Case(send=lambda ids: Sent(data=POLICY, headers={"if-match": "*"})),),
     ("POST", "/admin/policy/validate"): (Case(send=lambda ids: Sent(data=POLICY)),),
     ("GET", "/admin/policy/versions"): PLAIN,
+    ("POST", "/admin/policy/backtest"): (Case(send=lambda ids: Sent(data=POLICY)),),
     ("POST", "/admin/policy/rollback"): (body(version=1),),
     ("GET", "/admin/tenants"): PLAIN,
     ("POST", "/admin/tenants"): (body(name="<fresh>"),),
