@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -75,6 +76,15 @@ def version_for(spec: BackendSpec, at: datetime | None = None) -> str:
     found = _found(provider, spec.model or "", spec.base_url if isinstance(spec, RemoteSpec) else None)
     rule = None if found is None else _rule(found, at or datetime.now(tz=UTC))
     return _release() if rule is None else f"{_release()}, {rule}"
+
+
+def dated(prices: Mapping[str, Price], at: float) -> str | None:
+    """The latest day that has begun, in UTC, of those from which a price holds."""
+    if not prices:
+        return None
+    today = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
+    begun = [day for day in prices if day <= today]
+    return max(begun) if begun else None
 
 
 @lru_cache(maxsize=1)

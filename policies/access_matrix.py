@@ -75,6 +75,7 @@ ACCESS: dict[Endpoint, Action | Open] = {
     ("POST", "/admin/policy/test"): "policy.read",
     ("POST", "/admin/policy/diff"): "policy.read",
     ("GET", "/admin/policy/status"): "policy.read",
+    ("POST", "/admin/policy/backtest"): "policy.read",
     ("GET", "/admin/policy/versions"): "policy.read",
     ("GET", "/admin/policy/versions/{version}"): "policy.read",
     ("POST", "/admin/policy/rollback"): "policy.write",

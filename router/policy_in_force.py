@@ -17,7 +17,7 @@ from adapters.backend import Backend, BackendContext, BackendSpec, create_backen
 from adapters.cost import usd_float
 from adapters.embedders import TextEmbedder, create_embedder
 from adapters.errors import BackendError
-from adapters.price_book import price_for, version_for
+from adapters.price_book import dated, price_for, version_for
 from adapters.slots import Slots
 from adapters.types import BackendHealth, RateLimit
 from adapters.wrappers import Breaker, Limiter, protected
@@ -96,8 +96,8 @@ class ActivePolicy:
 
     def _priced(self, name: str, at: float | None) -> tuple[int, Price, str]:
         configured = self.policy.backends[name]
-        if (dated := _dated(configured.spec.price_from, time.time() if at is None else at)) is not None:
-            return 0, configured.spec.price_from[dated], f"policy, from {dated}"
+        if (day := dated(configured.spec.price_from, time.time() if at is None else at)) is not None:
+            return 0, configured.spec.price_from[day], f"policy, from {day}"
         if not configured.remote or configured.spec.price is not None:
             return 0, configured.price, "policy" if configured.spec.price is not None else "local"
         now = time.time() if at is None else at
@@ -298,12 +298,3 @@ async def _health(backend: Backend) -> BackendHealth:
 def known_price(_name: str, spec: BackendSpec) -> Price | None:
     """The price book's rates for a backend whose table gives none."""
     return price_for(spec)
-
-
-def _dated(prices: Mapping[str, Price], at: float) -> str | None:
-    """The latest day that has begun, in UTC, of those from which a price holds."""
-    if not prices:
-        return None
-    today = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
-    begun = [day for day in prices if day <= today]
-    return max(begun) if begun else None

@@ -39,6 +39,7 @@ AuditAction: TypeAlias = Literal[
     "policy.replay",
     "policy.canary_rolled_back",
     "policy.canary_resumed",
+    "policy.backtest",
     "budget.change",
     "tenant.create",
     "team.create",

@@ -77,6 +77,7 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("post", "/admin/policy/validate"): POLICY_TEXT,
     ("post", "/admin/policy/test"): {**POLICY_TEXT, "required": False},
     ("post", "/admin/policy/diff"): {**POLICY_TEXT, "required": False},
+    ("post", "/admin/policy/backtest"): POLICY_TEXT,
     ("post", "/admin/policy/rollback"): Rollback,
     ("post", "/admin/ledger/reconcile"): USAGE_EXPORT,
 }

@@ -54,6 +54,7 @@ MORE: dict[Endpoint, tuple[int, ...]] = {
     ("POST", "/v1/vector_stores"): (404,),
     ("PUT", "/admin/policy"): (412, 428),
     ("POST", "/admin/policy/diff"): (404, 409),
+    ("POST", "/admin/policy/backtest"): (409,),
     ("POST", "/admin/policy/rollback"): (404, 409),
     ("POST", "/admin/canaries/{rule}/resume"): (409,),
     ("POST", "/admin/tenants"): (409,),

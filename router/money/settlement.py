@@ -25,8 +25,20 @@ Outcome = Literal["ok", "error", "cancelled", "timeout", "blocked", "crashed"]
 
 
 Purpose = Literal[
-    "answer", "hedge", "history", "embedding", "sample", "escalated", "judge", "candidate_2", "candidate_3", "candidate_4", "candidate_5", "shadow", "shadow_judge"
-]  # fmt: skip
+    "answer",
+    "hedge",
+    "history",
+    "embedding",
+    "sample",
+    "escalated",
+    "judge",
+    "candidate_2",
+    "candidate_3",
+    "candidate_4",
+    "candidate_5",
+    "shadow",
+    "shadow_judge",
+]
 """What an attempt is for. A request holds at most one reservation for each at a time; retries and repairs are further attempts at its answer.
 
 `sample` is a second answer to hold the first one against, `escalated` the one in place of an answer that did not pass. Of an ensemble the first candidate is

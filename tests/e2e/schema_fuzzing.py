@@ -233,7 +233,7 @@ async def fuzz(target: Target, caller: str, home: Path, *options: str) -> Figure
     folder = home / caller
     folder.mkdir(parents=True)
     (folder / "schemathesis.toml").write_text(configuration(target.ids))
-    policies = {operation: [target.policy] for operation in ("PUT /admin/policy", "POST /admin/policy/validate")}
+    policies = {operation: [target.policy] for operation in ("PUT /admin/policy", "POST /admin/policy/validate", "POST /admin/policy/backtest")}
     named = {field: target.ids[kind] for field, kind in BODIES.items() if kind in target.ids}
     known = {"ids": named, "within": target.within, "bodies": policies, "keys": target.ids["key_id"], "callers": target.callers}
     (folder / "known.json").write_text(json.dumps(known))

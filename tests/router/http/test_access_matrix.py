@@ -177,6 +177,7 @@ CASES: dict[Endpoint, tuple[Case, ...]] = {
     ("GET", "/admin/policy/status"): PLAIN,
     ("GET", "/admin/policy/versions"): PLAIN,
     ("GET", "/admin/policy/versions/{version}"): PLAIN,
+    ("POST", "/admin/policy/backtest"): (Case(send=lambda ids: Sent(data=POLICY)),),
     ("POST", "/admin/policy/rollback"): (body(version=1),),
     ("GET", "/admin/tenants"): PLAIN,
     ("POST", "/admin/tenants"): (body(name="<fresh>"),),
