@@ -16,7 +16,7 @@ from policies.decision import BackendState, Decision, State
 from policies.load import Policy
 from policies.record import Record
 from policies.replaying import RATE_LIMIT, limited, passed_over
-from policies.schema import Weighted
+from policies.schema import Use
 
 EXAMPLES = 3
 """Ids of requests that are named for each kind of change."""
@@ -175,20 +175,29 @@ def distribution(policy: Policy, record: Record, first: Decision, assumed: Mappi
     if not first.candidates or first.propensity >= 1.0:
         return {target(first): 1.0}
     rule = next((rule for rule in policy.file.rules if rule.name == first.rule), None)
-    if rule is not None and isinstance(rule.use, Weighted) and first.candidates[0] in rule.use.weighted:
-        weights = {name: rule.use.weighted[name] for name in first.candidates if name in rule.use.weighted}
+    drawn_by = rule.use.weighted if rule is not None and isinstance(rule.use, Use) else None
+    if drawn_by is not None and first.candidates[0] in drawn_by:
+        weights = {name: drawn_by[name] for name in first.candidates if name in drawn_by}
         total = sum(weights.values())
         if total > 0 and abs(weights[first.candidates[0]] / total - first.propensity) < 1e-9:
             return {name: weight / total for name, weight in weights.items() if weight}
     found = {first.candidates[0]: first.propensity}
-    if rule is None and policy.file.complexity is not None:
-        pair = (policy.file.complexity.weak, policy.file.complexity.strong)
+    if rule is None and (complexity := policy.complexity(record.features.tenant)) is not None:
+        pair = (complexity.weak, complexity.strong)
         if first.candidates[0] in pair and pair[0] != pair[1]:
             return {**found, pair[1] if first.candidates[0] == pair[0] else pair[0]: 1.0 - first.propensity}
     for number in range(_DRAWS):
         if sum(found.values()) > 1.0 - 1e-9:
             break
-        drawn = _decide(policy, record, _state(record, assumed, f"{record.request_id}/{number}"))
+        seed = f"{record.request_id}/{number}"
+        drawn = _decide(policy, _of_others(record, seed), _state(record, assumed, seed))
         found[target(drawn)] = drawn.propensity
     total = sum(found.values())
     return {name: share / total for name, share in found.items()}
+
+
+def _of_others(record: Record, seed: str) -> Record:
+    """The request as one of another conversation and another user, who draw anew where a rule is sticky."""
+    was = record.features
+    features = msgspec.structs.replace(was, conversation=was.conversation and seed, user=was.user and seed)
+    return msgspec.structs.replace(record, features=features)
