@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, TypeAlias, cast
 
 import msgspec
 
 from policies.choosing import unit
+from policies.constraints import permitted
 from policies.decision import Decision, State
 from policies.features import Features
 from policies.load import Policy
@@ -15,12 +15,11 @@ from policies.schema import Rule
 from policies.trials import Canary
 
 Side: TypeAlias = Literal["candidate", "baseline"]
-Permitted: TypeAlias = Callable[[Policy, Features, State, str], bool]
 ROLLED_BACK = "rolled_back"
 _PREFIX = "canary:"
 
 
-def with_canary(policy: Policy, features: Features, state: State, decision: Decision, permitted: Permitted) -> Decision:
+def with_canary(policy: Policy, features: Features, state: State, decision: Decision) -> Decision:
     """The decision of a rule, with its canary: the candidate's backends first, where the draw says so; and which side the request is on as a reason.
 
     A request that none of the canary's backends may answer (lock, clearance, allow-list, capabilities, budget, readiness) is on neither side: so the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date
+from datetime import date, datetime
 from urllib.parse import urlsplit
 
 import msgspec
@@ -263,6 +263,11 @@ class Checker:
             self.rules.list(names, (*path, "expect", field))
         for field, names in (("unavailable", case.given.unavailable), ("over_budget", case.given.over_budget)):
             self.rules.list(names, (*path, "given", field))
+        for field in ("cost_usd", "latency_ms", "queue", "wait_s"):
+            for name in getattr(case.given, field):
+                self.rules.exists(name, (*path, "given", field, name), key=True)
+        if case.given.at is not None and not _is_moment(case.given.at):
+            self._add((*path, "given", "at"), f"there is no such moment: {case.given.at}")
         rules = [rule.name for rule in self.file.rules]
         if expect.rule is not None and rules and expect.rule not in rules:
             self._add((*path, "expect", "rule"), f"there is no rule {expect.rule!r}", nearest(expect.rule, rules))
@@ -271,5 +276,12 @@ class Checker:
 def _is_day(text: str) -> bool:
     try:
         return len(text) == 10 and date.fromisoformat(text) is not None
+    except ValueError:
+        return False
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text) is not None
     except ValueError:
         return False

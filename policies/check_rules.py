@@ -7,7 +7,7 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from adapters.backend import DATA_CLASSES, BackendSpec, DataClass, clearance_of, may_see
+from adapters.backend import DATA_CLASSES, BackendSpec, DataClass, clearance_of, kind_named, may_see
 from config.prices import Price
 from config.yamlfile import Path, nearest
 from policies.access import TENANT_MATRIX
@@ -212,7 +212,7 @@ class RuleChecker:
                 self._add(place, f"{name!r} has no quality, so min_quality always leaves it out; give it one: backends.{name}.quality", key=True)
             elif use.min_quality is not None and best is not None and best < use.min_quality:
                 self._add(place, f"the quality of {name!r} is at most {best:g}, so that min_quality ({use.min_quality:g}) always leaves it out", key=True)
-            price = spec.price or self.price_of(name, spec)
+            price = spec.price or (self.price_of(name, spec) if kind_named(spec.kind).remote else None)
             if use.max_cost_usd == 0 and price is not None and (price.input or price.output or price.request):
                 self._add(place, f"{name!r} costs money, so that max_cost_usd: 0 always leaves it out", key=True)
 

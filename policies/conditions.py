@@ -186,7 +186,7 @@ def _conjunction(when: When, path: Path, outer: tuple[When, ...]) -> Iterator[tu
         for index, branch in enumerate(parts):
             yield from _conjunction(branch, (*place, index), tuple(_without_any(each, parts) for each in everything))
     for place, atom in placed_atoms(when, path):
-        if atom.none is not None and implies(_without_not(when, atom.none), atom.none):
+        if atom.none is not None and atom.none != When() and implies(_without_not(when, atom.none), atom.none):
             yield (*place, "not"), "this excludes all that the conditions beside it let through: nothing can match"
 
 

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from adapters.backend import PARAM_OF_NEED, has, may_see, takes_tool
-from adapters.types import Capabilities
 from policies.canary import with_canary
 from policies.choosing import ordered, unit
+from policies.constraints import FOR_GOOD, FORBIDDEN, constraint, excludes, lacking_features, permitted, pinned_backends
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
 from policies.features import Features
 from policies.ladder import Fallbacks
@@ -23,13 +22,7 @@ from policies.matching import matches
 from policies.schema import Complexity, ErrorClass, Outcome, Rule, Use
 from policies.several import with_others
 
-__all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "pinned_backends"]
-
-_FORBIDDEN = frozenset({"not_allowed", "lock", "clearance"})
-"""Exclusions that a client may not lift by waiting or by asking for less."""
-
-_FOR_GOOD = _FORBIDDEN | {"feature", "no_documents"}
-"""Exclusions that the same request meets again however long it waits."""
+__all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "permitted", "pinned_backends"]
 
 
 class _Rung(Struct):
@@ -58,7 +51,7 @@ def decide(policy: Policy, features: Features, state: State) -> Decision:
         return _pinned(policy, features, state, matching, locks)
     rung = _rung(policy, features, state, locks, matching[0] if matching else None)
     rung.further = tuple(name for lock in locks for name in lock.answering)  # always worth trying, whichever rule decides
-    decision = with_canary(policy, features, state, _settle(policy, features, state, locks, rung), permitted)
+    decision = with_canary(policy, features, state, _settle(policy, features, state, locks, rung))
     return with_others(decision, policy, state, rung.rule, False, lambda name, asked: constraint(policy, asked, state, locks, name))
 
 
@@ -91,7 +84,7 @@ def _scored(policy: Policy, complexity: Complexity, score: float, features: Feat
     strong = score >= threshold
     name, other = (complexity.strong, complexity.weak) if strong else (complexity.weak, complexity.strong)
     rung = _Rung((name,), fallbacks, [f"complexity:{score}{'>=' if strong else '<'}{threshold}:{'strong' if strong else 'weak'}"])
-    if not complexity.explore or any(_excludes(policy, features, state, locks, each) for each in (name, other)):
+    if not complexity.explore or any(excludes(policy, features, state, locks, each) for each in (name, other)):
         return rung
     against = complexity.explore / 2
     rung.propensity = 1 - against
@@ -112,18 +105,11 @@ def _pinned(policy: Policy, features: Features, state: State, matching: list[Rul
     if rule is not None:
         rung.reasons.append(f"rule:{rule.name}")
         able = [name for name in rule.answering if constraint(policy, features, state, locks, name) is None]
-        rung.further = (*ordered(policy, rule.use, rule.name, able, features, state).names, *rule.answering)
+        left_out = [name for name in rule.answering if name not in able]  # to be named among what is excluded
+        rung.further = (*ordered(policy, rule.use, rule.name, able, features, state).names, *left_out)
         rung.fallbacks = policy.fallbacks(features.tenant, rule)
     decision = _settle(policy, features, state, locks, rung, pinned=True)
     return with_others(decision, policy, state, rung.rule, True, lambda name, asked: constraint(policy, asked, state, locks, name))
-
-
-def pinned_backends(policy: Policy, model: str) -> tuple[str, ...]:
-    """The backends that a requested model means: the one of that name, else all that serve the model of that id, in the order of the file."""
-    if model in policy.backends:
-        return (model,)
-    order = [*policy.file.backends, *(name for name in sorted(policy.backends) if name not in policy.file.backends)]
-    return tuple(name for name in order if policy.backends[name].spec.model == model)
 
 
 def _settle(policy: Policy, features: Features, state: State, locks: list[Rule], rung: _Rung, *, pinned: bool = False) -> Decision:
@@ -140,8 +126,8 @@ def _settle(policy: Policy, features: Features, state: State, locks: list[Rule],
         permitted_ones, needless = _without_documents(permitted_ones, rung.chosen, state, pinned)
         excluded += needless
     order = ordered(policy, rung.use, rung.rule.name if rung.rule is not None else "", permitted_ones, features, state)
-    excluded += order.capped
     chosen = [*order.names, *(name for name in dict.fromkeys(further) if name in permitted_ones and name not in order.names)]
+    excluded += [cap for cap in order.capped if cap.backend not in chosen]
     if any(exclusion.code == "budget" for exclusion in excluded) and not pinned:
         chosen = _after_the_budget(policy, features, state, locks, chosen, excluded, rung.reasons)
     by_class = _by_class(policy, features, state, locks, rung.fallbacks)
@@ -149,11 +135,12 @@ def _settle(policy: Policy, features: Features, state: State, locks: list[Rule],
         *rung.reasons,
         *(f"lock:{lock.name}" for lock in locks),
         *(f"{order.reason}:{name}" for name in order.names[:1] if order.reason and chosen[0] == name),
+        *(f"capped:{cap.backend}:{cap.code}" for cap in order.capped if cap.backend in chosen),
         *(f"fallback:{name}" for name in chosen if name in further and name not in order.names),
         *(f"excluded:{exclusion.backend}:{exclusion.code}" for exclusion in excluded),
     )
     own = [exclusion for exclusion in excluded if exclusion.backend in rung.chosen]
-    if pinned and len(own) == len(rung.chosen) and all(exclusion.code in _FORBIDDEN for exclusion in own):
+    if pinned and len(own) == len(rung.chosen) and all(exclusion.code in FORBIDDEN for exclusion in own):
         chosen, excluded = [], own  # what is not permitted is refused, whatever its rule says about falling back
     if not chosen:
         outcome, message, param = _why(features, state, excluded, pinned)
@@ -178,17 +165,10 @@ def _by_class(policy: Policy, features: Features, state: State, locks: list[Rule
     """What may be tried after failures of each class that has a list of its own. One of which nothing is permitted is as if it were not there."""
     found: dict[ErrorClass, tuple[str, ...]] = {}
     for name, listed in fallbacks.classes.items():
-        left = tuple(each for each in listed if not _excludes(policy, features, state, locks, each))
+        left = tuple(each for each in listed if not excludes(policy, features, state, locks, each))
         if left or not listed:
             found[name] = left
     return found
-
-
-def _excludes(policy: Policy, features: Features, state: State, locks: list[Rule], name: str) -> bool:
-    """Whether a backend is no help to this request: it is not permitted, or it only quotes documents and there are none."""
-    if constraint(policy, features, state, locks, name) is not None:
-        return True
-    return not features.grounded and state.backends[name].capabilities.needs_context
 
 
 def _without_documents(chosen: list[str], first: Iterable[str], state: State, pinned: bool) -> tuple[list[str], list[Exclusion]]:
@@ -221,61 +201,11 @@ def _after_the_budget(
     return [name, *chosen]
 
 
-def permitted(policy: Policy, features: Features, state: State, name: str) -> bool:
-    """Whether the constraints allow a backend to this request, whatever the ladder names."""
-    locks = [rule for rule in policy.file.rules if rule.lock and matches(rule.when, features, state)]
-    return not _excludes(policy, features, state, locks, name)
-
-
-def constraint(policy: Policy, features: Features, state: State, locks: list[Rule], name: str) -> Exclusion | None:
-    """The first constraint that forbids this backend to this request, or None."""
-    backend, now = policy.backends[name], state.backends.get(name)
-    if state.allowed_models is not None and not _allowed(policy, features, state.allowed_models, name):
-        return Exclusion(name, "not_allowed", "the key may not use it")
-    for lock in locks:
-        if name not in lock.backends:
-            return Exclusion(name, "lock", f"rule {lock.name!r} locks the request to {', '.join(lock.backends)}")
-    if not may_see(backend.clearance, features.data_class):
-        return Exclusion(name, "clearance", f"its clearance is {backend.clearance}, and the request holds {features.data_class} data")
-    if now is None:
-        return Exclusion(name, "unavailable", "it is not running")
-    if lacking := _lacking(features, now.capabilities):
-        return Exclusion(name, "feature", f"it does not support {', '.join(what for what, _ in lacking)}")
-    window = backend.spec.context_window or now.capabilities.context_window
-    tokens = features.input_tokens if now.input_tokens is None else now.input_tokens
-    if window is not None and tokens + (features.output_tokens or 1) > window:
-        return Exclusion(name, "context_window", f"{tokens} tokens of input and {features.output_tokens or 1} of output do not fit its window of {window}")
-    if features.max_cost_usd is not None and now.upper_cost_usd > features.max_cost_usd:
-        return Exclusion(name, "max_cost", f"it may cost up to ${now.upper_cost_usd:.6g}, and the request allows ${features.max_cost_usd:.6g}")
-    least_cost_usd = now.upper_cost_usd if now.least_cost_usd is None else now.least_cost_usd
-    if state.remaining_usd is not None and least_cost_usd > max(state.remaining_usd, 0.0):
-        cost = f"may cost up to ${now.upper_cost_usd:.6g}" if least_cost_usd == now.upper_cost_usd else f"needs ${least_cost_usd:.6g} even for a short answer"
-        return Exclusion(name, "budget", f"it {cost}, and ${max(state.remaining_usd, 0.0):.6g} of the budget are left")
-    if not now.ready:
-        return Exclusion(name, "unavailable", now.reason or "it is not ready")
-    return None
-
-
-def _lacking(features: Features, capabilities: Capabilities) -> list[tuple[str, str]]:
-    """What the request needs and the backend does not do, each with the request's parameter that needs it."""
-    lacking: list[tuple[str, str]] = [(need, PARAM_OF_NEED[need]) for need in features.needs if not has(capabilities, need)]
-    lacking += [(f"the tool {tool}", "tools") for tool in features.provider_tools if not takes_tool(capabilities, tool)]
-    lacking += [(f"parts of {provider}'s own", "messages") for provider in features.opaque_parts if provider not in capabilities.opaque]
-    return lacking
-
-
-def _allowed(policy: Policy, features: Features, listed: tuple[str, ...], name: str) -> bool:
-    """A key may use the backends and models on its list; with `auto` or a rule's own name on it, also whatever the policy chooses for that."""
-    if name in listed or policy.backends[name].spec.model in listed:
-        return True
-    return features.model in listed and not pinned_backends(policy, features.model)
-
-
 def _why(features: Features, state: State, excluded: list[Exclusion], pinned: bool) -> tuple[Outcome, str, str | None]:
     """The refusal that tells the client most: what only they can mend comes before what may pass."""
     codes = {exclusion.code for exclusion in excluded}
     told = "; ".join(f"{exclusion.backend}: {exclusion.detail}" for exclusion in excluded) or "the policy names no backend for it"
-    if pinned and codes and codes <= _FORBIDDEN:
+    if pinned and codes and codes <= FORBIDDEN:
         return "not_permitted", f"the model {features.model!r} is not permitted for this request ({told})", "model"
     if codes & {"budget", "max_cost"}:
         return "budget_exceeded", f"the budget does not cover this request ({told})", None
@@ -283,9 +213,9 @@ def _why(features: Features, state: State, excluded: list[Exclusion], pinned: bo
         return "context_length_exceeded", f"the request is too long ({told})", "messages"
     if pinned and "feature" in codes:
         return "unsupported_feature", f"the model {features.model!r} cannot do this ({told})", "model"
-    if "feature" in codes and codes <= _FOR_GOOD:
+    if "feature" in codes and codes <= FOR_GOOD:
         first = next(exclusion.backend for exclusion in excluded if exclusion.code == "feature")
-        return "unsupported_feature", f"no backend of this policy can do this ({told})", _lacking(features, state.backends[first].capabilities)[0][1]
+        return "unsupported_feature", f"no backend of this policy can do this ({told})", lacking_features(features, state.backends[first].capabilities)[0][1]
     return "no_permitted_backend", f"no backend is permitted and available for this request ({told})", None
 
 

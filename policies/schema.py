@@ -44,6 +44,7 @@ TAG = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,31}$"
 """How a request's own tags are written."""
 
 Clock: TypeAlias = Annotated[str, Meta(pattern=r"^(?:(?:[01]\d|2[0-3]):[0-5]\d|24:00)$", description="a time of day such as 09:30, from 00:00 to 24:00")]
+Moment: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d$", description="a moment such as 2026-11-30T09:30, in UTC")]
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 ErrorClass: TypeAlias = Literal["rate_limit", "timeout", "unavailable", "context_length", "content_filter", "invalid_output"]
 Outcome: TypeAlias = Literal[
@@ -437,19 +438,41 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The request of a case. `unavailable` names backends that are down; every other one is ready and can do everything its kind can."""
+    """The request of a case. `unavailable` names backends that are down; every other one is ready and can do everything its kind can.
+
+    `at` is a moment in UTC (`2026-11-30T09:30`; without one, noon of a Monday), `after` the classes of the errors that came before, one after the
+    other: `candidates` are then what is tried next. `cost_usd`, `latency_ms`, `queue` and `wait_s` are of the backends that they name.
+    """
 
     tenant: str = "default"
     role: Role = "member"
+    key: str = ""
+    user: str = ""
+    conversation: str = ""
+    tags: tuple[Name, ...] = ()
     data_class: DataClass | None = None
     task: Task = "chat"
+    language: Language | None = None
     model: str = "auto"
     needs: tuple[Need, ...] = ()
     grounded: bool = False
+    top_score: Share | None = None
+    hits: Count | None = None
+    context_tokens: Count = 0
     input_tokens: Count = 100
+    output_tokens: Count | None = None
+    turns: Count = 1
     complexity: Share | None = None
+    budget_left: Share | None = None
+    at: Moment | None = None
+    seed: str = ""
     unavailable: tuple[str, ...] = ()
     over_budget: tuple[str, ...] = ()
+    cost_usd: dict[str, Usd] = {}
+    latency_ms: dict[str, Annotated[float, Meta(ge=0)]] = {}
+    queue: dict[str, Count] = {}
+    wait_s: dict[str, Annotated[float, Meta(ge=0)]] = {}
+    after: tuple[ErrorClass, ...] = ()
 
 
 class Expect(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
