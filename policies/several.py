@@ -55,19 +55,19 @@ def cascade_of(
     spec: Cascade | None,
     strong: str | None,
     candidates: Iterable[str],
-    may_fall_back: bool,
     quoting: Iterable[str],
     excluded: Mapping[str, Why],
     forbids: Callable[[str], Why],
 ) -> CascadePlan | None:
     """The cascade of a decision with these `candidates`; None where the policy has none for them.
 
-    `strong` is the policy's `complexity.strong`. A pin that may not fall back stays with what it pins. `quoting` backends only quote documents:
-    none of them is stronger than another. `excluded` are the decision's, with their codes; `forbids` gives the code of the constraint that keeps a backend from this request.
+    `strong` is the policy's `complexity.strong`. `quoting` backends only quote documents:
+    none of them is stronger than another. `excluded` are the decision's, with their codes; `forbids` gives the code of the constraint that keeps
+    a backend from this request.
     """
     candidates = tuple(candidates)
     on = tuple(name for name in candidates if spec is not None and name in spec.on)
-    if spec is None or not on or not may_fall_back:
+    if spec is None or not on:
         return None
     if spec.max_escalations == 0:
         return CascadePlan(on)
@@ -106,11 +106,12 @@ def with_others(
     if use is not None and use.best_of is not None and use.judge is not None:
         ensemble = ensemble_of(use.best_of, use.judge, candidates, lambda name: forbids(name, helping(features)))
         return msgspec.structs.replace(decision, ensemble=ensemble)
+    if pinned:  # whoever pins a backend asked for that one's own answer
+        return decision
     strong = None if policy.file.complexity is None else policy.file.complexity.strong
     quoting = {name for name, backend in state.backends.items() if backend.capabilities.needs_context}
-    may_fall_back = not pinned or rule is not None
     excluded = {exclusion.backend: exclusion.code for exclusion in decision.excluded}
-    cascade = cascade_of(policy.file.cascade, strong, candidates, may_fall_back, quoting, excluded, lambda name: forbids(name, features))
+    cascade = cascade_of(policy.file.cascade, strong, candidates, quoting, excluded, lambda name: forbids(name, features))
     return decision if cascade is None else msgspec.structs.replace(decision, cascade=cascade)
 
 
