@@ -120,4 +120,4 @@ async def test_what_is_locked_never_leaves_and_a_stream_is_always_one_attempts_t
     assert {name for number, name in upstream.asked if int(number) % 2 == 0} == set(INSIDE)
     assert {name for number, name in upstream.asked if int(number) % 2} >= set(OUTSIDE), "the others do go out"
     assert len(finished) > 60
-    assert {row["purpose"] for row in found.ledger} >= {"answer", "hedge", "sample", "escalated", "judge", "candidate_2", "candidate_3"}
+    assert {row["purpose"] for row in found.ledger} >= {"answer", "sample", "escalated", "judge", "candidate_2", "candidate_3"}
