@@ -120,3 +120,22 @@ def helping(features: Features) -> Features:
     return msgspec.structs.replace(
         features, needs=(), provider_tools=(), opaque_parts=(), grounded=False, input_tokens=0, output_tokens=None, max_cost_usd=None
     )
+
+
+def told(decision: Decision) -> tuple[str, ...]:
+    """What a decision sets up besides its candidates, in sentences."""
+    lines = []
+    if (cascade := decision.cascade) is not None:
+        on = ", ".join(cascade.on)
+        if cascade.off:
+            lines.append(f"cascade: none, for nobody stronger may answer ({cascade.off})")
+        elif cascade.to:
+            lines.append(f"cascade: an answer of {on} is verified; where it fails, {' or '.join(cascade.to)} answers in its place")
+        else:
+            lines.append(f"cascade: an answer of {on} is watched, and nothing is escalated")
+    if (ensemble := decision.ensemble) is not None:
+        if ensemble.off:
+            lines.append(f"ensemble: none ({ensemble.off}); the candidates are tried one after the other")
+        else:
+            lines.append(f"ensemble: {', '.join(ensemble.candidates)} answer at the same time, and {ensemble.judge} picks")
+    return tuple(lines)

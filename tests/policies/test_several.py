@@ -16,7 +16,7 @@ from policies.decide import BackendState, Decision, State, decide
 from policies.features import Features
 from policies.load import Policy
 from policies.matching import matches
-from policies.several import CascadePlan, EnsemblePlan
+from policies.several import CascadePlan, EnsemblePlan, told
 from tests.policies.conftest import ABLE, price_of
 from tests.policies.test_load import errors
 
@@ -111,6 +111,21 @@ def test_a_decision_that_was_recorded_before_there_were_cascades_still_reads(loa
     before = msgspec.to_builtins(decision)
     del before["cascade"], before["ensemble"]
     assert msgspec.convert(before, Decision).cascade is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cascade: {on: [local], to: [claude, mini]}", "cascade: an answer of local is verified; where it fails, claude or mini answers in its place"),
+        ("cascade: {on: [local], max_escalations: 0}", "cascade: an answer of local is watched, and nothing is escalated"),
+        ("cascade: {on: [local], to: gemini}", "cascade: none, for nobody stronger may answer (unavailable)"),
+        (ENSEMBLE, "ensemble: mini, claude answer at the same time, and claude picks"),
+        (ENSEMBLE.replace("judge: claude", "judge: gemini"), "ensemble: none (judge:unavailable); the candidates are tried one after the other"),
+        ("", None),
+    ],
+)
+def test_an_explanation_says_what_would_run_besides(load: Load, state: MakeState, text: str, said: str | None) -> None:
+    assert told(decided(load, state, text + "\ndefault: local", down=("gemini",))) == (() if said is None else (said,))
 
 
 # --- cases ---------------------------------------------------------------------------------------------------------------------------
