@@ -88,11 +88,22 @@ def run_case(policy: Policy, case: Case, name: str, capabilities: Mapping[str, C
         failures.append(f"expected rule {expect.rule!r}, got {decision.rule!r}")
     if expect.error is not None and decision.outcome != expect.error:
         failures.append(f"expected {expect.error}, got {decision.outcome}")
+    cascade = decision.cascade is not None and decision.cascade.live
+    ensemble = decision.ensemble is not None and decision.ensemble.live
+    for word, wanted, found in (("cascade", expect.cascade, cascade), ("ensemble", expect.ensemble, ensemble)):
+        if wanted is not None and wanted != found:
+            failures.append(f"expected {'a' if wanted else 'no'} {word}, got {'one' if found else 'none'}{_off(decision)}")
     reachable = {*decision.candidates, *(name for names in decision.fallbacks.values() for name in names), *_tried(policy, features, state, decision)}
     failures += [f"{backend!r} must never be a candidate, and is" for backend in expect.never if backend in reachable]
+    failures += [f"{backend!r} must never be called, and {decision.part_of(backend)}" for backend in expect.never if decision.part_of(backend)]
     if failures and decision.message:
         failures.append(decision.message)
     return CaseResult(name, tuple(failures), decision)
+
+
+def _off(decision: Decision) -> str:
+    plan = decision.cascade or decision.ensemble
+    return f" ({plan.off})" if plan is not None and plan.off else ""
 
 
 def after(decision: Decision, failures: tuple[ErrorClass, ...]) -> tuple[str, ...]:

@@ -22,14 +22,13 @@ class Trouble(NamedTuple):
 def cascade_problems(file: PolicyFile, known: Collection[str], specs: Mapping[str, BackendSpec]) -> Iterator[Trouble]:
     """Every problem of the policy's `cascade` and of its rules' `best_of`."""
     if file.cascade is not None:
-        strong = None if file.complexity is None else file.complexity.strong
-        yield from _cascade(file.cascade, strong, known, specs)
+        yield from _cascade(file.cascade, known, specs)
     for index, rule in enumerate(file.rules):
         if isinstance(rule.use, Use) and rule.use.best_of is not None:
             yield from _ensemble(rule.use, ("rules", index, "use"), known, specs)
 
 
-def _cascade(cascade: Cascade, strong: str | None, known: Collection[str], specs: Mapping[str, BackendSpec]) -> Iterator[Trouble]:
+def _cascade(cascade: Cascade, known: Collection[str], specs: Mapping[str, BackendSpec]) -> Iterator[Trouble]:
     path: Path = ("cascade",)
     yield from _names(cascade.on, (*path, "on"), known)
     to = (*path, "to")
@@ -44,7 +43,7 @@ def _cascade(cascade: Cascade, strong: str | None, known: Collection[str], specs
             yield Trouble(place, f"{name!r} only quotes documents: it is stronger than none")
     if cascade.stronger and not cascade.max_escalations:
         yield Trouble(to, "does nothing with max_escalations: 0, which only watches")
-    if not cascade.stronger and strong in cascade.on and cascade.max_escalations and set(cascade.on) >= set(known) - {QUOTING}:
+    if cascade.to is None and cascade.max_escalations and set(cascade.on) >= {name for name in known if not _quotes(name, specs)}:
         yield Trouble((*path, "on"), "every backend stands in `on`: none is left that could answer where the check fails")
     for index, signal in enumerate(cascade.verify):
         if signal in cascade.verify[:index]:

@@ -119,6 +119,14 @@ class Decision(Struct, frozen=True, kw_only=True):
         """The HTTP status a client should see."""
         return STATUS[self.outcome]
 
+    def part_of(self, backend: str) -> str:
+        """What part a backend that may be no candidate may have in the answer, in words; empty for none."""
+        if self.cascade is not None and backend in self.cascade.to:
+            return "may answer where a cascade's check fails"
+        if self.ensemble is not None and self.ensemble.live and backend == self.ensemble.judge:
+            return "judges an ensemble"
+        return ""
+
     @property
     def complexity(self) -> float | None:
         return self.features.complexity

@@ -55,20 +55,19 @@ def cascade_of(
     spec: Cascade | None,
     strong: str | None,
     candidates: Iterable[str],
-    may_fall_back: bool,
     quoting: Iterable[str],
     excluded: Mapping[str, Why],
     forbids: Callable[[str], Why],
 ) -> CascadePlan | None:
     """The cascade of a decision with these `candidates`; None where the policy has none for them.
 
-    `strong` is the policy's `complexity.strong`. A pin that may not fall back stays with what it pins. `quoting` backends only quote
-    documents: none of them is stronger than another. `excluded` are the decision's, with their codes;
-    `forbids` gives the code of the constraint that keeps a backend from this request.
+    `strong` is the policy's `complexity.strong`. `quoting` backends only quote documents:
+    none of them is stronger than another. `excluded` are the decision's, with their codes; `forbids` gives the code of the constraint that keeps
+    a backend from this request.
     """
     candidates = tuple(candidates)
     on = tuple(name for name in candidates if spec is not None and name in spec.on)
-    if spec is None or not on or not may_fall_back:
+    if spec is None or not on:
         return None
     if spec.max_escalations == 0:
         return CascadePlan(on)
@@ -109,11 +108,12 @@ def with_others(
     if use is not None and use.best_of is not None and use.judge is not None:
         ensemble = ensemble_of(use.best_of, use.judge, candidates, lambda name: forbids(name, helping(features)))
         return msgspec.structs.replace(decision, ensemble=ensemble)
+    if pinned:  # whoever pins a backend asked for that one's own answer
+        return decision
     strong = None if (complexity := policy.complexity(decision.features.tenant)) is None else complexity.strong
     quoting = {name for name, backend in state.backends.items() if backend.capabilities.needs_context}
-    may_fall_back = not pinned or rule is not None
     excluded = {exclusion.backend: exclusion.code for exclusion in decision.excluded}
-    cascade = cascade_of(policy.file.cascade, strong, candidates, may_fall_back, quoting, excluded, lambda name: forbids(name, features))
+    cascade = cascade_of(policy.file.cascade, strong, candidates, quoting, excluded, lambda name: forbids(name, features))
     return decision if cascade is None else msgspec.structs.replace(decision, cascade=cascade)
 
 
@@ -122,3 +122,22 @@ def helping(features: Features) -> Features:
     return msgspec.structs.replace(
         features, needs=(), provider_tools=(), opaque_parts=(), grounded=False, input_tokens=0, output_tokens=None, max_cost_usd=None
     )
+
+
+def told(decision: Decision) -> tuple[str, ...]:
+    """What a decision sets up besides its candidates, in sentences."""
+    lines = []
+    if (cascade := decision.cascade) is not None:
+        on = ", ".join(cascade.on)
+        if cascade.off:
+            lines.append(f"cascade: none, for nobody stronger may answer ({cascade.off})")
+        elif cascade.to:
+            lines.append(f"cascade: an answer of {on} is verified; where it fails, {' or '.join(cascade.to)} answers in its place")
+        else:
+            lines.append(f"cascade: an answer of {on} is watched, and nothing is escalated")
+    if (ensemble := decision.ensemble) is not None:
+        if ensemble.off:
+            lines.append(f"ensemble: none ({ensemble.off}); the candidates are tried one after the other")
+        else:
+            lines.append(f"ensemble: {', '.join(ensemble.candidates)} answer at the same time, and {ensemble.judge} picks")
+    return tuple(lines)

@@ -67,6 +67,8 @@ class Cascading:
         self._attempts = attempts
         self._bookings = bookings
         self._over = False
+        self._refused = ""
+        """The backend that refused this request, perhaps for its log probabilities."""
         self.report: CascadeReport | None = None
 
     @property
@@ -88,22 +90,26 @@ class Cascading:
         plan = self._plan
         return (f"cascade:off:{plan.off}",) if plan is not None and plan.off else ()
 
+    @property
+    def live(self) -> bool:
+        """Whether an answer of one of the candidates may be looked at."""
+        return self._plan is not None and self._plan.live and not self._over
+
     def watch(self, name: str, backend: Backend, purpose: Purpose, request: GenerateRequest) -> tuple[Watch | None, GenerateRequest]:
         """What to put an attempt's answer aside with, where it is to be verified; and the request, with log probabilities where the backend gives them."""
         plan = self._plan
-        if plan is None or not plan.live or self._over or purpose not in WATCHED or name not in plan.on:
+        if plan is None or not self.live or purpose not in WATCHED or name not in plan.on:
             return None, request
         asks = "logprob" in self._spec.verify and request.logprobs is None and backend.capabilities.logprobs
-        asks = asks and name not in self._exchange.active.without_logprobs
+        asks = asks and name != self._refused and name not in self._exchange.active.without_logprobs
         watch = Watch(asked_of(self._exchange.call.request, self._exchange.form, len(self._exchange.passages)), hide_logprobs=asks)
         return watch, msgspec.structs.replace(request, logprobs=0) if asks else request
 
     def asked_too_much(self, attempt: Attempt, error: BackendError) -> bool:
-        """Whether the attempt may have failed for its log probabilities, which the client never asked for: then the backend is not asked for them again."""
+        """Whether the attempt may have failed for its log probabilities, which the client never asked for: then it is to be made again, without."""
         if error.code != "invalid_request" or attempt.watch is None or not attempt.watch.hide_logprobs:
             return False
-        self._exchange.active.without_logprobs.add(attempt.plan.backend)
-        log.info("without_logprobs", backend=attempt.plan.backend)
+        self._refused = attempt.plan.backend
         return True
 
     # --- the answer ------------------------------------------------------------------------------------------------------------------
@@ -158,7 +164,7 @@ class Cascading:
         request = self._exchange.call.request
         if not isinstance(spec.stream, FirstTokens) or not self._exchange.call.stream or request.n > 1 or self._watched is None:
             return False
-        return self._watched.reached(spec.stream.first_tokens) and self._watched.answers()[0].finish is None
+        return self._watched.reached(spec.stream.first_tokens) and not self._watched.ended
 
     async def _verdict(self, cheap: Attempt, *, whole: bool) -> Verdict:
         assert cheap.watch is not None
@@ -271,6 +277,8 @@ class Cascading:
 
     def _reported(self, cheap: Attempt, verdict: Verdict, *, why: str = "", to: str | None = None) -> None:
         name = cheap.plan.backend
+        if name == self._refused:  # and now it answered: it was for them
+            self._exchange.active.without_logprobs.add(name)
         said: Literal["verified", "escalated", "kept"] = "escalated" if to is not None else "kept" if why else "verified"
         self.report = CascadeReport(name, said, verdict.failed, verdict.values, to, why)
         self._exchange.gateway.metrics.cascade(name, said)

@@ -156,7 +156,7 @@ class Attempts:
         if self.ensemble.takes(attempt):
             return self.ensemble.events(attempt)
         events = self._hedged(attempt)
-        return events if attempt.watch is None else self.cascade.events(attempt, events)
+        return self.cascade.events(attempt, events) if self.cascade.live else events
 
     # --- what a cascade and an ensemble do to the course of the request ----------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import msgspec
 
 from adapters.backend import estimate_output_tokens
 from adapters.collect import CollectedChoice, Collector
-from adapters.types import Event, RefusalDelta, TextDelta, ToolCallDelta
+from adapters.types import Event, Finished, RefusalDelta, TextDelta, ToolCallDelta
 from policies.verification.answer import Answer, Asked
 
 
@@ -21,6 +21,8 @@ class Watch:
         self._collector = Collector()
         self._characters = self._tokens = 0
         self._other = False
+        self.ended = False
+        """Whether a choice has finished."""
 
     async def tap(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
         async for event in events:
@@ -31,6 +33,8 @@ class Watch:
                     self._tokens += len(event.logprobs)
                 case RefusalDelta() | ToolCallDelta():
                     self._other = True
+                case Finished():
+                    self.ended = True
                 case _:
                     pass
             if self.hide_logprobs and isinstance(event, TextDelta | RefusalDelta) and event.logprobs:

@@ -235,6 +235,7 @@ def explain(
     """
     import asyncio
 
+    from policies.several import told
     from router.explaining import explain_body
     from router.http.errors import ApiError
 
@@ -259,6 +260,8 @@ def explain(
     if not as_json:
         for reason in (reason for reason in decision.reasons if not reason.startswith("excluded:")):
             click.echo(f"  {reason}")
+        for line in told(decision):
+            click.echo(f"  {line}")
         for exclusion in decision.excluded:
             click.echo(f"  {exclusion.backend}: {exclusion.detail}")
         for failure, names in decision.fallbacks.items():

@@ -26,6 +26,7 @@ from policies.access_matrix import ACCESS
 from policies.decide import STATUS
 from policies.load import load_policy
 from policies.moderation.rules import DENY_LIST, RULES
+from policies.verification.spec import SIGNALS, Cascade
 from router.app import _CODES, create_app
 from router.audit.log import AuditAction
 from router.backends import load_kinds
@@ -132,6 +133,11 @@ STRUCTS = {
 @pytest.mark.parametrize("section", STRUCTS)
 def test_every_key_of_the_policy_is_documented_with_its_default(section: str) -> None:
     check_fields(table(page("policy.md"), section), list(msgspec.structs.fields(STRUCTS[section])))
+
+
+def test_every_key_and_every_signal_of_a_cascade_is_documented() -> None:
+    check_fields(table(page("cascade.md"), "Cascade"), list(msgspec.structs.fields(Cascade)))
+    assert names(table(page("cascade.md"), "Signals")) == list(SIGNALS)
 
 
 def test_every_key_of_an_embedder_is_documented() -> None:

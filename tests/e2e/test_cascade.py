@@ -239,6 +239,18 @@ async def test_a_backend_that_refuses_log_probabilities_answers_without_and_is_n
     assert sorted((row["attempt"], row["outcome"], row["cost"] > 0) for row in found.ledger) == [(1, "error", False), (1, "ok", True), (2, "ok", True)]
 
 
+async def test_a_request_that_is_malformed_either_way_is_refused_and_says_nothing_of_log_probabilities(tmp_path: Path) -> None:
+    def cheap(exchange: Exchange) -> Reply:
+        bad = "malformed" in exchange.body.decode()
+        return failing("openai", 400, "invalid_request_error") if bad else answering("openai", Answer(texts=pieces(GOOD)))
+
+    async with FakeProvider(cheap) as provider, serving(upstreams(provider.url, cascade="on: [cheap], verify: [logprob, refusal]"), tmp_path) as service:
+        refused = await ask(service.url, service.key, "chat", "It is malformed.", stream=False)
+        assert (refused.status, refused.codes) == (400, ["invalid_request"])
+        await ask(service.url, service.key, "chat", stream=False)
+    assert [exchange.json.get("logprobs") for exchange in provider.exchanges] == [True, None, True]
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize(("second", "escalates"), [("After a while: the answer is 12.", False), ("The answer is 13.", True), (None, False)])
 async def test_two_samples_of_the_cheap_model_must_agree(tmp_path: Path, stream: bool, second: str | None, escalates: bool) -> None:
@@ -443,6 +455,13 @@ async def test_a_hedge_of_the_cheap_one_is_verified_like_it(tmp_path: Path) -> N
         found = await settled_books(service.database)
     assert seen.text.strip() == STRONG
     assert rows_of(found) == {"answer": ("cheap", "cancelled"), "hedge": ("cheap", "ok"), "escalated": ("strong", "ok")}
+
+
+async def test_what_was_waited_for_the_cheap_answer_is_no_overhead_of_the_services_own(tmp_path: Path) -> None:
+    async with serving(policy(cheap_keys="first_delay_s: 0.4"), tmp_path) as service:
+        seen, _ = await said(service, stream=True)
+    assert seen.text == STRONG
+    assert float(seen.headers["x-headgate-overhead-ms"]) < 300
 
 
 async def test_the_official_clients_see_one_answer_with_its_usage(tmp_path: Path) -> None:
