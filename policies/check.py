@@ -62,7 +62,7 @@ class Checker:
             self.rules.exists(self.file.history.summarise_with, ("history", "summarise_with"))
         for name, place in trial_backends(self.file):
             self.rules.exists(name, place)
-        for place, message in trial_problems(self.file, {name: spec.price or self.price_of(name, spec) or FREE for name, spec in self.specs.items()}):
+        for place, message in trial_problems(self.file, {name: self._price(name, spec) for name, spec in self.specs.items()}):
             self._add(place, message)
         for trouble in cascade_problems(self.file, self.known, self.specs):
             self._add(*trouble)
@@ -129,6 +129,9 @@ class Checker:
             self._add(
                 (*path, "model"), f"the price of {spec.model!r} is not known; add price: {{input: …, output: …}} to this backend, in USD per million tokens"
             )
+
+    def _price(self, name: str, spec: BackendSpec) -> Price:
+        return spec.price or (self.price_of(name, spec) if kind_named(spec.kind).remote else None) or FREE
 
     def _prices(self, spec: BackendSpec, path: Path) -> None:
         for day in spec.price_from:

@@ -130,9 +130,10 @@ def came_to(attempts: Attempts, first: str, failure: BaseException | None, ended
     current = attempts.current
     if current is None or any(isinstance(error, CLIENTS_OWN) for error in errors):
         return None
-    by_itself = failure is None and (current.plan.backend == first or not errors)
-    if errors and not by_itself:
+    if not errors and current.plan.backend != first and current.plan.purpose == "answer":  # passed over: a limit of its own, or its circuit
+        return None
+    if errors and (failure is not None or current.plan.backend != first):
         return outcome(failed=True)
-    if failure is None and by_itself:
-        return outcome(failed=False, ms=1000 * max(0.0, ended - (current.began - attempts.upstream_s)), cost_usd=usd_float(cost))
-    return None
+    if failure is not None:
+        return None
+    return outcome(failed=False, ms=1000 * max(0.0, ended - (current.began - attempts.upstream_s)), cost_usd=usd_float(cost))

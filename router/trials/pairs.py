@@ -13,9 +13,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from adapters.backend import DATA_CLASSES
 from adapters.collect import Collected
 from config.database import Database
+from policies.choosing import unit
 from policies.comparing import LONGEST_TEXT, VERDICT_TOKENS, fair_scores, judge_request, matches_reference, read_scores
 from policies.history import transcript
-from policies.choosing import unit
 from policies.trials import REFERENCE, Pairs
 from router.summarising import UNMODERATED, needs_nothing
 from router.trials.tables import routing_pairs

@@ -20,7 +20,7 @@ from adapters.backend import BackendSpec, RemoteSpec, kind_named, kinds
 from adapters.embedders import EmbedderSpec
 from adapters.errors import ERRORS
 from config.settings import Settings
-from policies import federation, schema
+from policies import federation, schema, trials
 from policies.access import PLATFORM_MATRIX, ROUTE_GROUPS, TENANT_MATRIX
 from policies.access_matrix import ACCESS
 from policies.decide import STATUS
@@ -138,6 +138,12 @@ def test_every_key_of_the_policy_is_documented_with_its_default(section: str) ->
 def test_every_key_and_every_signal_of_a_cascade_is_documented() -> None:
     check_fields(table(page("cascade.md"), "Cascade"), list(msgspec.structs.fields(Cascade)))
     assert names(table(page("cascade.md"), "Signals")) == list(SIGNALS)
+TRIALS = {"A canary": trials.Canary, "Guard": trials.Guard, "A shadow": trials.Shadow, "Trial budget": trials.TrialBudget, "Pairs": trials.Pairs}
+
+
+@pytest.mark.parametrize("section", TRIALS)
+def test_every_key_of_canaries_shadows_and_pairs_is_documented_with_its_default(section: str) -> None:
+    check_fields(table(page("canary.md"), section), list(msgspec.structs.fields(TRIALS[section])))
 
 
 def test_every_key_of_an_embedder_is_documented() -> None:

@@ -68,6 +68,17 @@ async def settled_books(database: Database, seconds: float = 20.0) -> Books:
     return await read_books(database)
 
 
+async def quiet_books(database: Database, seconds: float = 20.0) -> Books:
+    """The books once nothing is open and nothing comes after it: what is done after the answers is done, too."""
+    books = await settled_books(database, seconds)
+    while True:
+        await asyncio.sleep(0.5)
+        later = await settled_books(database, seconds)
+        if len(later.ledger) == len(books.ledger):
+            return later
+        books = later
+
+
 @dataclass
 class Watch:
     """What was seen of the budget while the crowd was at work."""

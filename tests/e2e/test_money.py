@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from adapters.cost import picodollars
 from config.database import Database, open_database
-from tests.e2e.money_books import check_books, import_bills, read_bills, read_books, secret_of, settled_books, verify_books, watching
+from router.trials.shadowing import PAYER_OF_ALL
+from tests.e2e.money_books import check_books, check_sums, import_bills, quiet_books, read_bills, read_books, secret_of, settled_books, verify_books, watching
 from tests.e2e.money_crowd import SEVERAL, SEVERAL_BACKENDS, SEVERAL_RULES, Crowd, caps, kill_a_worker, kill_everything, report, while_reserved, whole
-from tests.serving import serving
+from tests.serving import serving, until
 
 POLICY = """
 version: 1
@@ -27,19 +29,20 @@ backends:
 {several}
 default: mini
 fallback: [spare]
+shadow: {{to: [spare], share: 0.5, budget_usd: {{day: {shadow}}}}}
 tenants:
   {tenant}: {{budget_usd: {{day: {day}, month: {month}}}}}
 """
 
 
-def policy_of(bills: Path, tenant: str, budget: float, tokens: int = 1_000) -> str:
+def policy_of(bills: Path, tenant: str, budget: float, *, shadow: float, tokens: int = 1_000) -> str:
     several = (SEVERAL_BACKENDS + SEVERAL_RULES).format(bills=str(bills), tokens=tokens)
-    return POLICY.format(bills=str(bills), tenant=tenant, day=budget * 1.2, month=budget, several=several)
+    return POLICY.format(bills=str(bills), tenant=tenant, day=budget * 1.2, month=budget, shadow=shadow, several=several)
 
 
 async def crowd_in_process(tmp_path: Path, database_url: str, *, budget: float, requests: int | None = None, seconds: float | None = None) -> None:
     bills = tmp_path / "bills.jsonl"
-    policy = policy_of(bills, "acme", budget, tokens=8)
+    policy = policy_of(bills, "acme", budget, shadow=budget / 50, tokens=8)
     limits = caps(budget * 1.2, budget)
     async with serving(policy, tmp_path, database_url=database_url) as service:
         crowd = Crowd(service.url, service.key, seed=1, models=SEVERAL)
@@ -49,14 +52,16 @@ async def crowd_in_process(tmp_path: Path, database_url: str, *, budget: float, 
             else:
                 async with crowd.at_work():
                     await asyncio.sleep(seconds)
+        await until(lambda: service.gateway.shadows.idle)
         books = await settled_books(service.database)
         figures = check_books(books, crowd.asked, bills, "acme", limits)
+        check_sums(books, PAYER_OF_ALL, {"day": picodollars(budget / 50)})
         await import_bills(service.database, service.gateway.secret, read_bills(bills))
         await verify_books(service.database, service.gateway.secret)
     assert figures.counts["refused 402"], "the budget was to run out"
     assert {"ok", "error", "cancelled", "timeout"} <= {row["outcome"] for row in books.ledger}
     assert {row["backend"] for row in books.ledger} == {"mini", "spare", "cheap", "judge"}
-    assert {row["purpose"] for row in books.ledger} == {"answer", "hedge", "sample", "escalated", "judge", "candidate_2", "candidate_3"}
+    assert {row["purpose"] for row in books.ledger} == {"answer", "hedge", "sample", "escalated", "judge", "candidate_2", "candidate_3", "shadow"}
     assert figures.counts["replayed"]
     assert figures.counts["further attempts"]
     report(f"in process, {service.database.dialect}, {watch.samples} samples", figures)
@@ -66,7 +71,7 @@ async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float
     """In every phase workers are killed; a phase ends with `kill -9` of everything, but for the last. `pause` seconds pass before each kill."""
     home = tmp_path / "home"
     bills = tmp_path / "bills.jsonl"
-    policy = policy_of(bills, "default", budget)
+    policy = policy_of(bills, "default", budget, shadow=budget / 20)
     limits = caps(budget * 1.2, budget)
     variables = {} if postgres is None else {"DATABASE_URL": postgres}
     database: Database | None = None
@@ -87,11 +92,12 @@ async def crowd_and_kills(tmp_path: Path, postgres: str | None, *, budget: float
                     await while_reserved(database, home, lambda serve=serve: kill_everything(serve))  # type: ignore[misc]
                     kills += 1
             if number == phases - 1:
-                books = await settled_books(database)
+                books = await quiet_books(database)
     assert database is not None
     try:
         assert (await read_books(database)).ledger == books.ledger, "an orderly stop changes nothing"
         figures = check_books(books, crowd.asked, bills, "default", limits, killed=True)
+        check_sums(books, PAYER_OF_ALL, {"day": picodollars(budget / 20)})
         await import_bills(database, secret_of(home), read_bills(bills))
         await verify_books(database, secret_of(home))
     finally:

@@ -138,10 +138,9 @@ async def test_a_client_that_leaves_has_no_shadow(tmp_path: Path) -> None:
     text = policy(tmp_path).replace('text: "The answer."', 'text: "The answer.", delay_s: 0.2, chunk: 1')
     async with serving(text, tmp_path) as service:
         body = {"model": "auto", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        async with aiohttp.ClientSession() as session:
-            async with session.post(f"{service.url}/v1/chat/completions", json=body, headers=service.bearer()) as response:
-                await response.content.readany()
-                response.close()
+        async with aiohttp.ClientSession() as session, session.post(f"{service.url}/v1/chat/completions", json=body, headers=service.bearer()) as response:
+            await response.content.readany()
+            response.close()
         books = await settled_books(service.database)
         await quiet(service)
         assert [row["outcome"] for row in books.ledger] == ["cancelled"]

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters.cost import picodollars
 from config.database import open_database
+from router.trials.shadowing import PAYER_OF_ALL
 from tests.e2e.money_books import (
     Books,
     check_bills,
@@ -31,10 +33,10 @@ from tests.e2e.money_books import (
     check_sums,
     counted,
     import_bills,
+    quiet_books,
     read_bills,
     read_books,
     secret_of,
-    settled_books,
     verify_books,
     watching,
 )
@@ -61,6 +63,7 @@ backends:
 {several}
 default: mini
 fallback: [spare]
+shadow: {{to: [spare], share: 0.3, budget_usd: {{day: {shadow}}}}}
 tenants:
   default: {{budget_usd: {{day: {large}, month: {large}, per_key: {{month: {large}}}, models: {{mini: {{day: {large}}}, spare: {{month: {large}}}}}}}}}
   small: {{budget_usd: {{day: {small}, month: {small}, per_key: {{day: {small}}}}}}}
@@ -77,7 +80,7 @@ async def test_every_cent_is_found_after_a_soak(tmp_path: Path, kind: str, worke
     variables = {} if postgres is None else {"DATABASE_URL": postgres}
     database = open_database(postgres or f"sqlite:///{home / 'headgate.db'}")
     several = (SEVERAL_BACKENDS + SEVERAL_RULES).format(bills=str(bills), tokens=12)
-    policy = POLICY.format(bills=str(bills), large=LARGE, small=SMALL, several=several)
+    policy = POLICY.format(bills=str(bills), large=LARGE, small=SMALL, shadow=SMALL, several=several)
     crowds = [Crowd("", "", seed=seed, clients=CLIENTS // 2, models=SEVERAL) for seed in (1, 1_001)]
     killed: Counter[str] = Counter()
     chance = random.Random(workers)
@@ -106,7 +109,7 @@ async def test_every_cent_is_found_after_a_soak(tmp_path: Path, kind: str, worke
                         await while_reserved(database, home, lambda serve=serve: kill_everything(serve))  # type: ignore[misc]
                         killed["services"] += 1
                 if last:
-                    books = await settled_books(database, 60)
+                    books = await quiet_books(database, 60)
         check(
             await read_books(database),
             books,
@@ -126,6 +129,7 @@ def check(stopped: Books, books: Books, asked: list[Asked], bills: Path, killed:
     assert stopped.ledger == books.ledger, "an orderly stop changes nothing"
     for tenant, budget in (("default", LARGE), ("small", SMALL)):
         check_sums(books, tenant, caps(budget, budget))
+    check_sums(books, PAYER_OF_ALL, {"day": picodollars(SMALL)})
     check_rows(books.ledger, killed=True)
     billed = check_bills(books.ledger, bills)
     check_clients(books.ledger, asked, killed=True)
@@ -137,6 +141,6 @@ def check(stopped: Books, books: Books, asked: list[Asked], bills: Path, killed:
     assert figures.counts["refused 402"], "the small budget was to run out"
     assert figures.counts["row crashed/estimated"], "the kills were to hit open calls"
     assert {"ok", "error", "cancelled", "timeout", "crashed"} <= {row["outcome"] for row in books.ledger}
-    assert {row["purpose"] for row in books.ledger} == {"answer", "hedge", "sample", "escalated", "judge", "candidate_2", "candidate_3"}
+    assert {row["purpose"] for row in books.ledger} == {"answer", "hedge", "sample", "escalated", "judge", "candidate_2", "candidate_3", "shadow"}
     assert figures.counts["further attempts"]
     assert figures.counts["replayed"]
