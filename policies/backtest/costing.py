@@ -61,6 +61,15 @@ class _Pair(Struct):
     moving: Floats
     guessed: bool
 
+    @property
+    def widening(self) -> float:
+        """How much wider than the bootstrap's the interval is: resampling takes few answers in several strata for less varied than they are."""
+        if self.guessed:
+            return 1.0
+        count, strata = min(len(self.rows_before), len(self.rows_after)), int((self.moving > 0).sum())
+        freedom = max(count - 2 * strata, 2)
+        return (1.0 + 2.0 / freedom) * math.sqrt(count / freedom)
+
 
 def estimate_costs(lines: Sequence[Line], price_before: PriceAt, price_after: PriceAt, seed: int = 1) -> Costs:
     """What `lines` would have cost at each one's `after`. Prices are asked for by label."""
@@ -207,6 +216,8 @@ class _Plan:
         for number, pair in enumerate(self.pairs):
             self._pair_of[moves[(pair.before, pair.after)]] = number
         self._scatter = self._scatters()
+        self._central = np.array([self._ratio(pair, np.ones(size), None) for pair in self.pairs])
+        self._widening = np.array([pair.widening for pair in self.pairs])
         self.uncertain = bool(self._rate.any() or self._fixed.any())
 
     def _rescaled(self, line: Line, target: str, base: float) -> float:
@@ -277,6 +288,8 @@ class _Plan:
         length = written.sum() / counts.sum() if counts.sum() else 0.0
         lengths = np.where(counts > 0, written / np.where(counts > 0, counts, 1.0), length)
         ratios = np.array([self._ratio(pair, weights, random) for pair in self.pairs])
+        if random is not None:
+            ratios = self._central * (ratios / self._central) ** self._widening
         return _Learnt(ratios, retries, lengths)
 
     def _ratio(self, pair: _Pair, weights: Floats, random: Generator | None) -> float:

@@ -16,6 +16,7 @@ SHORT = {
     "gateway": ["--help"],
     "limits": ["--help"],
     "retrieval_quality": ["--help"],
+    "replay": ["--records", "1000"],
 }
 
 
