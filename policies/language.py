@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-LOOKED_AT = 400
+LOOKED_AT = 300
 ENOUGH = 1.0
 """The least evidence that is an answer; a word that only one language has is worth so much."""
 
@@ -69,6 +69,7 @@ _LETTERS_OF = {
 }
 """Letters that speak for a language, each a little."""
 
+LAST_LATIN = "\u024f"
 A_LETTER = 0.25
 MOST_BY_LETTERS = 1.0
 
@@ -100,7 +101,7 @@ _TELLING = re.compile(f"[{''.join(sorted(_OF_LETTERS))}]")
 def language_of(text: str) -> str:
     """The language of a text, or "" where it cannot be told."""
     text = text[:LOOKED_AT].lower()
-    if text.isascii():
+    if text.isascii() or max(text) <= LAST_LATIN:
         return _latin(text)
     counts: dict[str, int] = defaultdict(int)
     for found in _SCRIPTS.finditer(text):

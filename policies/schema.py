@@ -563,10 +563,10 @@ def yaml_schema() -> Schema:
     return Schema(by_kind={BackendSpec: {kind: kind_named(kind).spec for kind in kinds()}}, later=LATER)
 
 
-def json_schema() -> dict[str, Any]:
-    """The file's JSON Schema, for editors."""
+def json_schema(*, included: bool = False) -> dict[str, Any]:
+    """The file's JSON Schema, for editors; or that of the files which it includes."""
     specs = {kind: kind_named(kind).spec for kind in kinds()}
-    types = (PolicyFile, *specs.values())
+    types = (PolicyFile, IncludedFile, *specs.values())
     _, components = msgspec.json.schema_components(types, schema_hook=lambda _: {"type": "string"}, ref_template="#/$defs/{name}")
     kinds_found = []
     for kind, spec in sorted(specs.items()):
@@ -575,4 +575,5 @@ def json_schema() -> dict[str, Any]:
         components[f"backend-{kind}"] = table
         kinds_found.append({"$ref": f"#/$defs/backend-{kind}"})
     components["BackendSpec"] = {"oneOf": kinds_found}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": "#/$defs/PolicyFile", "$defs": components}
+    root = (IncludedFile if included else PolicyFile).__name__
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": f"#/$defs/{root}", "$defs": components}

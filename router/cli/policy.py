@@ -102,12 +102,13 @@ def run_tests(file: Path | None, config: Path | None, as_json: bool) -> None:
 
 
 @policy.command("schema")
-def schema() -> None:
+@click.option("--included", is_flag=True, help="That of the files that a policy includes.")
+def schema(included: bool) -> None:
     """Print the policy file's JSON Schema, for editors."""
     from policies.schema import json_schema
 
     load_kinds(find_launch(None).settings())
-    print_json(json_schema())
+    print_json(json_schema(included=included))
 
 
 @policy.command("versions")

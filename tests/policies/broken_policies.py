@@ -137,11 +137,13 @@ BROKEN: dict[str, tuple[str, str]] = {
         "this rule can never decide: rule 'all' before it has no condition",
     ),
     "a rule behind a wider one": (
-        "default: mini\nrules:\n  - {name: wide, when: {task: [code, math]}, use: [mini]}\n  - »{name: narrow, when: {task: code, tenant: acme}, use: [claude]}\n",
+        "default: mini\nrules:\n  - {name: wide, when: {task: [code, math]}, use: [mini]}\n"
+        "  - »{name: narrow, when: {task: code, tenant: acme}, use: [claude]}\n",
         "this rule can never decide: rule 'wide' before it holds whenever this one does; put it before that one",
     ),
     "a rule behind one of its alternatives": (
-        "default: mini\nrules:\n  - {name: wide, when: {any: [{role: service}, {tags: batch}]}, use: [mini]}\n  - »{name: narrow, when: {tags: batch}, use: [claude]}\n",
+        "default: mini\nrules:\n  - {name: wide, when: {any: [{role: service}, {tags: batch}]}, use: [mini]}\n"
+        "  - »{name: narrow, when: {tags: batch}, use: [claude]}\n",
         "this rule can never decide: rule 'wide' before it holds whenever this one does",
     ),
     "a rule about a pinned model": (
