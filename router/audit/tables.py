@@ -142,7 +142,7 @@ feedback = Table(
     Column("user_id", String(64)),
     Column("score", Double, nullable=False),
     Column("comment", LargeBinary),
-    Column("created_at", Double, nullable=False),
+    Column("created_at", Double, nullable=False, index=True),
     Column("expires_at", Double, nullable=False, index=True),
     Index("ix_feedback_user_id", "user_id"),
 )

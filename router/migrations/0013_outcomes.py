@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("request_id", "rater", name="pk_feedback"),
     )
     op.create_index("ix_feedback_expires_at", "feedback", ["expires_at"])
+    op.create_index("ix_feedback_created_at", "feedback", ["created_at"])
     op.create_index("ix_feedback_user_id", "feedback", ["user_id"])
     op.add_column("policy_versions", sa.Column("comment", sa.Text, nullable=False, server_default=""))
 

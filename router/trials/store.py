@@ -10,14 +10,14 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, column, func, inspect, select, table, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from policies.canary import ROLLED_BACK, Side, side_of
 from policies.decision import Decision
 from policies.guard import Arm, Verdict, verdict, window_ended
 from policies.trials import Canary
-from router.audit.tables import decisions
+from router.audit.tables import decisions, feedback
 from router.trials.tables import canaries, canary_sides
 
 CanaryState: TypeAlias = Literal["running", "rolled_back"]
@@ -26,8 +26,6 @@ SIDES: tuple[Side, Side] = ("candidate", "baseline")
 SUMS = ("requests", "errors", "log_ms", "log_ms_squared", "cost", "cost_squared")
 MOST_RATED = 5_000
 """The newest so many ratings of a window are looked at."""
-
-_feedback = table("feedback", column("request_id"), column("score"), column("created_at"))
 
 
 class Sides(Struct, frozen=True):
@@ -145,10 +143,8 @@ def _sides(connection: Connection, version: int, rule: str) -> tuple[Sides, Side
 
 def _rated(connection: Connection, version: int, rule: str, since: float, sides: Sides) -> Sides:
     """With what users said since then of answers of either side; of a request that several rated, the mean."""
-    if not _has_feedback(connection):
-        return sides
-    rated = select(_feedback.c.request_id, func.avg(_feedback.c.score).label("score"), func.max(_feedback.c.created_at).label("at"))
-    newest = rated.where(_feedback.c.created_at >= since).group_by(_feedback.c.request_id).order_by(func.max(_feedback.c.created_at).desc()).limit(MOST_RATED)
+    rated = select(feedback.c.request_id, func.avg(feedback.c.score).label("score"), func.max(feedback.c.created_at).label("at"))
+    newest = rated.where(feedback.c.created_at >= since).group_by(feedback.c.request_id).order_by(func.max(feedback.c.created_at).desc()).limit(MOST_RATED)
     found = newest.subquery()
     query = select(found.c.score, decisions.c.decision).join(decisions, decisions.c.request_id == found.c.request_id)
     for row in connection.execute(query.where(decisions.c.policy_version == version, decisions.c.decision.contains('"canary:', autoescape=True))):
@@ -156,10 +152,6 @@ def _rated(connection: Connection, version: int, rule: str, since: float, sides:
         if drawn is not None and drawn[0] == rule:
             sides = sides.with_outcome(drawn[1], Arm(scores=1, score_sum=min(1.0, max(0.0, row.score))))
     return sides
-
-
-def _has_feedback(connection: Connection) -> bool:
-    return inspect(connection).has_table("feedback")
 
 
 def _is(table_: Any, version: int, rule: str) -> tuple[Any, Any]:

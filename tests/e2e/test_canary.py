@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
-from sqlalchemy import Column, Connection, Double, MetaData, String, Table, insert, inspect, select
+from sqlalchemy import select
 
 from router.audit.paths import replay
 from router.audit.tables import audit_log
@@ -214,15 +213,14 @@ async def test_a_conversation_stays_on_its_side(tmp_path: Path) -> None:
 
 async def test_a_canary_whose_answers_are_rated_worse_is_rolled_back(tmp_path: Path, database_url: str) -> None:
     async with serving(policy(), tmp_path, database_url=database_url) as service:
-        await service.database.write(make_feedback)
         version = service.gateway.policy.current.version
         for turn in range(40):
             answers: list[dict[str, Any]] = []
             async with aiohttp.ClientSession() as session:
                 answers += await asyncio.gather(*(ask(session, service, f"Question {turn}.{number}?") for number in range(10)))
-            await service.gateway.recorder.flush()
-            rated = [(each["headgate"]["decision_id"], 0.1 if each["headgate"]["backend"] == "new" else 0.9) for each in answers]
-            await service.database.write(lambda connection, rated=rated: rate(connection, rated))  # type: ignore[misc]
+                await service.gateway.recorder.flush()
+                told = [(each["headgate"]["decision_id"], 0.1 if each["headgate"]["backend"] == "new" else 0.9) for each in answers]
+                await asyncio.gather(*(rate(session, service, *each) for each in told))
             await service.gateway.canaries.beat()
             if (await service.database.read(lambda connection: store.states(connection, version))).get("all") == "rolled_back":
                 break
@@ -231,23 +229,10 @@ async def test_a_canary_whose_answers_are_rated_worse_is_rolled_back(tmp_path: P
         assert (round(row.reason.verdict.candidate, 3), round(row.reason.verdict.baseline or 0, 3)) == (0.1, 0.9)
 
 
-FEEDBACK = Table(
-    "feedback",
-    MetaData(),
-    *(Column(name, String(64)) for name in ("request_id", "rater", "tenant", "key_id")),
-    Column("score", Double),
-    Column("created_at", Double),
-)
-
-
-def make_feedback(connection: Connection) -> None:
-    if not inspect(connection).has_table("feedback"):
-        FEEDBACK.create(connection)
-
-
-def rate(connection: Connection, scores: list[tuple[str, float]]) -> None:
-    about = {"rater": "r", "tenant": "acme", "key_id": "k", "created_at": time.time()}
-    connection.execute(insert(FEEDBACK), [{**about, "request_id": request_id, "score": score} for request_id, score in scores])
+async def rate(session: aiohttp.ClientSession, service: Service, request_id: str, score: float) -> None:
+    body = {"request_id": request_id, "score": score}
+    async with session.post(f"{service.url}/v1/feedback", json=body, headers=service.bearer()) as response:
+        assert response.status == 200, await response.text()
 
 
 async def test_the_policys_receiver_is_told(tmp_path: Path) -> None:
