@@ -15,6 +15,7 @@ from policies.access import Principal, Role
 from policies.complexity import complexity_of
 from policies.language import language_of
 from policies.schema import Need, Task
+from policies.words import spaced, words_of
 
 CHARACTERS_A_TOKEN = 4
 LOOKED_AT = 2_000
@@ -126,7 +127,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_LETTERS = str.maketrans({chr(code): " " for code in range(128) if not (chr(code).isalnum() or chr(code) in "+#")})
+_LETTERS = spaced("+#")
 _CODE_BLOCK = re.compile(
     r"```|^\s*(?:def \w+\(|class \w+[(:{]|import [\w.]+ *(?:$|,| as )|from [\w.]+ import|#include\b|public class |select .* from |function \w+\()", re.MULTILINE
 )
@@ -164,7 +165,7 @@ _QUESTION = _words("who what when where which why how is are does do did can wer
 def task_of(text: str, *, grounded: bool = False) -> Task:
     """The kind of work a question asks for; the more specific kinds are looked for first."""
     lower = text.lower()
-    listed = lower.translate(_LETTERS).split()
+    listed = words_of(lower, _LETTERS)
     words = frozenset(listed)
     if _CODE_BLOCK.search(lower) or (words & _CODE_ASK and words & _CODE_THINGS):
         return "code"
