@@ -180,7 +180,9 @@ class CostModel:
         ]
         thin = sorted({pair.after for pair in plan.pairs if len(self._by_label.get(pair.after, ())) < ENOUGH})
         if thin:
-            notes.append(f"too few answers of {', '.join(thin)} were logged to know its cache and its retries: no cached input is assumed, and the retries of all")
+            notes.append(
+                f"too few answers of {', '.join(thin)} were logged to know its cache and its retries: no cached input is assumed, and the retries of all"
+            )
         return notes
 
 
@@ -340,7 +342,10 @@ def _stratum(line: Line) -> tuple[str, int]:
 
 def _answer_cost(line: Line, price: Price) -> int:
     usage = Usage(
-        input_tokens=line.input_tokens, output_tokens=line.output_tokens, cache_read_input_tokens=line.cache_read, cache_creation_input_tokens=line.cache_written
+        input_tokens=line.input_tokens,
+        output_tokens=line.output_tokens,
+        cache_read_input_tokens=line.cache_read,
+        cache_creation_input_tokens=line.cache_written,
     )
     return cost(usage, price, round(line.milliseconds or 0) if price.second else 0)
 

@@ -125,9 +125,7 @@ def curve_of_log(lines: Sequence[Line], candidate: Policy, called: dict[str, str
     return _curve("log", weak, strong, scores, worth, costs, complexity.threshold)
 
 
-def _curve(
-    source: Literal["log", "pairs"], weak: str, strong: str, scores: Floats, worth: Floats, costs: Floats | None, threshold: float | None
-) -> Curve:
+def _curve(source: Literal["log", "pairs"], weak: str, strong: str, scores: Floats, worth: Floats, costs: Floats | None, threshold: float | None) -> Curve:
     import numpy as np
 
     def at(value: float) -> CurvePoint:

@@ -216,13 +216,17 @@ def _no_support(lines: Sequence[Line], lacking: Floats, share: float) -> Refusal
             missing[(line.kind[1], line.before, after)] += float(without)
     (kind, before, after), _ = max(missing.items(), key=lambda item: item[1])
     if kind == "complexity":
-        remedy = "set complexity.explore: 0.05 in the policy in force, so that one request in twenty is drawn between weak and strong, and ask again after a while"
+        remedy = (
+            "set complexity.explore: 0.05 in the policy in force, so that one request in twenty is drawn between weak and strong, and ask again after a while"
+        )
     elif kind.startswith("rule:"):
         remedy = f"let rule {kind[5:]!r} draw: use: {{weighted: {{{before}: 95, {after}: 5}}}}, and ask again after a while"
     elif kind.startswith("pin:"):
         remedy = "these requests name their model themselves; nothing can be drawn for them"
     else:
-        remedy = f"let a rule draw instead of {kind!r}: use: {{weighted: {{{before}: 95, {after}: 5}}}}, or set complexity.explore: 0.05; ask again after a while"
+        remedy = (
+            f"let a rule draw instead of {kind!r}: use: {{weighted: {{{before}: 95, {after}: 5}}}}, or set complexity.explore: 0.05; ask again after a while"
+        )
     return Refusal(
         reason=f"{share:.1%} of the requests would go where nothing like them was ever drawn (most from {before} to {after}), so nothing is known of those answers",
         remedy=remedy,

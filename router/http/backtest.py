@@ -28,7 +28,9 @@ MOST_S = 60.0
 _APART = ThreadPoolExecutor(1, "headgate-backtest")
 
 
-@post("/admin/policy/backtest", status_code=200, tags=["policy"], summary="What a policy would have done with the logged requests, and how surely that is known")
+@post(
+    "/admin/policy/backtest", status_code=200, tags=["policy"], summary="What a policy would have done with the logged requests, and how surely that is known"
+)
 async def backtest_policy(
     request: HttpRequest,
     tenant: FromQuery[str | None] = None,
@@ -49,7 +51,9 @@ async def backtest_policy(
         raise ApiError(400, "invalid_request", f"limit: from 1 to {MOST_RECORDS}; for more, use the command `headgate policy backtest`.", param="limit")
     chosen = Chosen(since=moment_of("since", since), until=moment_of("until", until), tenant=scope, limit=limit)
     if (level or curve) and not installed("numpy"):
-        raise ApiError(503, "reports_unavailable", "Levels above 0 and the curve cannot be made here: install headgate[reports] and restart, or ask for level=0.")
+        raise ApiError(
+            503, "reports_unavailable", "Levels above 0 and the curve cannot be made here: install headgate[reports] and restart, or ask for level=0."
+        )
     candidate = await _candidate(request, gateway)
     await gateway.audit.note(actor_of(request), "policy.backtest", Subject("policy", candidate.version, scope or "", {"level": level}))
     await gateway.recorder.flush()

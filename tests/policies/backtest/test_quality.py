@@ -31,7 +31,9 @@ def test_with_five_percent_exploration_the_estimate_is_near_the_truth_and_its_in
         covered += found.doubly_robust.low <= truth <= found.doubly_robust.high
         was = sum(record.score or 0.0 for record in logged.records) / SIZE
         covered_difference += found.difference.low <= truth - was <= found.difference.high
-    print(f"bias {np.mean(errors):+.4f}, RMSE {np.sqrt(np.mean(np.square(errors))):.4f}, within 2 points {np.mean(np.abs(errors) <= 0.02):.0%}, covered {covered}")
+    print(
+        f"bias {np.mean(errors):+.4f}, RMSE {np.sqrt(np.mean(np.square(errors))):.4f}, within 2 points {np.mean(np.abs(errors) <= 0.02):.0%}, covered {covered}"
+    )
     assert abs(np.mean(errors)) <= error
     assert np.sqrt(np.mean(np.square(errors))) <= 0.02
     assert covered >= least
