@@ -35,8 +35,8 @@ Paired: TypeAlias = Literal["scored", "no_answer", "no_verdict", "too_long", "no
 
 
 def wanted(exchange: Exchange) -> Pairs | None:
-    """Whether a request is to be paired, asked once it is decided: never one with confidential data, whoever may see that, nor one without a text to compare."""
-    complexity, features = exchange.active.policy.file.complexity, exchange.features
+    """Whether a request is to be paired, asked once it is decided: none with confidential data, whoever may see it, and none without a text to compare."""
+    complexity, features = exchange.active.policy.complexity(exchange.principal.tenant), exchange.features
     if complexity is None or complexity.pairs is None or not exchange.decided_by("complexity"):
         return None
     pairs = complexity.pairs
@@ -49,7 +49,7 @@ def wanted(exchange: Exchange) -> Pairs | None:
 
 def other_backend(exchange: Exchange) -> str | None:
     """The one of the two that did not answer; None where neither did, or where the answer is no whole text."""
-    complexity = exchange.active.policy.file.complexity
+    complexity = exchange.active.policy.complexity(exchange.principal.tenant)
     finished = exchange.finished
     if complexity is None or complexity.weak == complexity.strong or not finished or any(each.reason != "stop" for each in finished) or not exchange.heard:
         return None
@@ -58,7 +58,7 @@ def other_backend(exchange: Exchange) -> str | None:
 
 async def pair(trial: Trial, exchange: Exchange, pairs: Pairs, other: str, answer: str, database: Database, keep_s: float) -> Paired:
     """Let the other backend answer, have both answers scored, and keep what came of it."""
-    complexity = exchange.active.policy.file.complexity
+    complexity = exchange.active.policy.complexity(exchange.principal.tenant)
     assert complexity is not None, "only what the complexity decided is paired"
     conversation = transcript(exchange.call.request.messages)
     if len(conversation) + 2 * len(answer) > LONGEST_TEXT:

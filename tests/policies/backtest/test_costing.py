@@ -17,7 +17,7 @@ def costs(logged: World, candidate: Policy) -> Costs:
     return estimate_costs(logged.lines(candidate), prices_of(logged.logging), prices_of(candidate))
 
 
-@pytest.mark.parametrize(("seeds", "least"), [(6, 5), pytest.param(100, 88, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("seeds", "least"), [(4, 3), pytest.param(100, 88, marks=pytest.mark.long)])
 @pytest.mark.timeout(900)
 def test_the_interval_of_the_cost_covers_what_the_requests_would_have_cost(seeds: int, least: int) -> None:
     candidate, covered, errors = threshold(0.45), 0, []
@@ -107,7 +107,9 @@ def test_the_other_backends_cache_reads_what_it_read_in_the_log() -> None:
     cheap = load_policy(text, price_of=lambda *_: None)
     price = prices_of(cheap)
     lines = logged.lines(logged.logging)
-    cached = [msgspec.structs.replace(line, cache_read=line.input_tokens, cost=line.output_tokens * 20_000_000) if line.before == "strong" else line for line in lines]
+    cached = [
+        msgspec.structs.replace(line, cache_read=line.input_tokens, cost=line.output_tokens * 20_000_000) if line.before == "strong" else line for line in lines
+    ]
     moved = [line for line in cached if line.before == "weak"]
     found = CostModel(cached, price, price).per_line(["strong"] * 1_000)
     reckoned = sum(cost for line, cost in zip(cached, found, strict=True) if line.before == "weak")
