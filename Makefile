@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 TESTERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long fuzz api-fuzz soak check format bench clients install
+.PHONY: help run test test-long fuzz api-fuzz soak check format bench eval-routing clients install
 
 help:  ## Show what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(INSTALLED)  ## Install, then serve on the embedded defaults
 	$(BIN)/headgate serve
@@ -47,6 +47,9 @@ bench: $(INSTALLED)  ## Measure CPU per request and event, latency, memory and c
 	$(BIN)/python -m tests.bench.books
 	$(BIN)/python -m tests.bench.gateway
 	$(BIN)/python -m tests.bench.limits
+
+eval-routing: $(INSTALLED)  ## How well complexity scores order questions, on held-out rows: DATA=folder with the sets
+	$(BIN)/python -m tests.bench.routing $(DATA)
 
 clients: $(INSTALLED)  ## Install the clients people use (needs the network), try them, write docs/clients.md
 	$(BIN)/python -m tests.clients.run

@@ -13,13 +13,12 @@ from adapters.backend import DATA_CLASSES, DataClass
 from adapters.types import GenerateRequest, ProviderTool
 from policies.access import Principal, Role
 from policies.complexity import complexity_of
+from policies.complexity.features import looked_at
 from policies.language import language_of
 from policies.schema import Need, Task
 from policies.words import spaced, words_of
 
 CHARACTERS_A_TOKEN = 4
-LOOKED_AT = 2_000
-"""Characters of the question that the heuristics read; the first half and the last."""
 
 
 class Features(Struct, frozen=True, kw_only=True):
@@ -116,7 +115,7 @@ def needs_of(request: GenerateRequest) -> tuple[Need, ...]:
 def last_question(request: GenerateRequest) -> str:
     """The text of the last user message, its middle left out where it is long."""
     text = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
-    return text if len(text) <= LOOKED_AT else text[: LOOKED_AT // 2] + "\n" + text[-LOOKED_AT // 2 :]
+    return looked_at(text)
 
 
 def _turns(request: GenerateRequest) -> int:

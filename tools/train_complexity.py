@@ -1,22 +1,18 @@
-"""Learn the weights of `policies/complexity.py` and measure them on rows that were held out.
+"""Learn the weights of `policies/complexity/rules.py` and measure them on rows that were held out.
 
     python tools/train_complexity.py DATA [--write]
 
-DATA is a folder with `mmlu.jsonl.gz` and `gsm8k.jsonl.gz` of lm-sys/RouteLLM (Apache-2.0): one JSON object a line with `prompt`, and with
-`weak` and `strong`, which say whether Mixtral-8x7B and GPT-4 were right (0 or 1). The measure is APGR: sort by the score, move the share that
-goes to the strong model from 0 to 1, and integrate the share of the quality gap that is recovered (random = .5). `--write` puts the weights
-learnt from one half (chosen by a hash of each prompt) into the module, with the mean APGR over ten random halves.
+DATA is a folder with the sets of `tests.bench.routing_data`; what they are and where they are from stands there. Weights are learnt from the
+rows that `policies.complexity.pairs.held_out` does not hold out, and measured (APGR; random = .5) on those that it does. `--write` puts both
+into the module.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import re
 import sys
 import textwrap
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,64 +20,52 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from policies import complexity
+from policies.complexity import rules
+from policies.complexity.features import features_of, looked_at
+from policies.complexity.measures import apgr
+from policies.complexity.pairs import Pair, held_out
+from tests.bench.routing_data import SETS, read_set
 
-SETS = {"mmlu": 1.0, "gsm8k": 0.3}
-"""The data sets and how much each one counts: GSM8K is one kind of question only, and 706 of them."""
-RIDGE = 30.0
-HALVES = 10
+WEIGHTS = {"mmlu": 1.0, "gsm8k": 0.3, "mixed_tasks": 1.0}
+"""How much each set counts, whatever its size: GSM8K is one kind of question only, and 706 of them."""
 
+RIDGE = 1000.0
+"""Strong, by cross-validation with whole tasks left out: what weaker ridges learnt of one task misled them on the next."""
 
-def read(folder: Path, name: str) -> tuple[list[str], Any, Any]:
-    """Prompts, their features and what the strong model gains on each (-1, 0 or 1)."""
-    path = folder / f"{name}.jsonl.gz"
-    if not path.is_file():
-        sys.exit(f"{path} is missing: get it from lm-sys/RouteLLM")
-    with gzip.open(path, "rt") as file:
-        rows = [json.loads(line) for line in file]
-    prompts = [row["prompt"] for row in rows]
-    return prompts, np.array([complexity.features_of(prompt) for prompt in prompts]), np.array([row["strong"] - row["weak"] for row in rows])
+PRIOR_WEIGHT = 0.15
+"""What one standard deviation of the prior is worth, as a gain."""
 
 
-def learn(parts: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-    """Ridge regression of the gain on clipped, standardised features; each set counts by its weight, whatever its size."""
-    features = np.concatenate([x for x, _ in parts.values()])
-    gains = np.concatenate([y for _, y in parts.values()])
-    weight = np.concatenate([np.full(len(y), SETS[name] / len(y) * 1000) for name, (_, y) in parts.items()])
-    means, scales = features.mean(0), features.std(0) + 1e-9
-    standard = np.clip((features - means) / scales, -3, 3)
-    centre = (weight[:, None] * standard).sum(0) / weight.sum()
-    inner = standard - centre
-    target = gains - (weight * gains).sum() / weight.sum()
-    weights = np.linalg.solve(inner.T @ (inner * weight[:, None]) + RIDGE * np.eye(inner.shape[1]), inner.T @ (target * weight))
-    scores = standard @ weights
-    return {"weights": weights, "means": means, "scales": scales, "middle": float(np.median(scores)), "spread": float(scores.std())}
+def learn(parts: dict[str, list[Pair]]) -> dict[str, Any]:
+    """Ridge regression of the gain, beyond what the prior says, on clipped, standardised features. Each set is centred by itself."""
+    every = {name: np.array([features_of(looked_at(pair.prompt)) for pair in pairs]) for name, pairs in parts.items()}
+    features = np.concatenate(list(every.values()))
+    means, scales = features.mean(0), features.std(0) + 1e-6
+    priors = np.array([rules.prior(row) for row in features])
+    prior_mean, prior_scale = priors.mean(), priors.std()
+    inner, target, weight = [], [], []
+    for name, own in every.items():
+        standard = np.clip((own - means) / scales, -3, 3)
+        gains = np.array([pair.gain for pair in parts[name]])
+        inner.append(standard - standard.mean(0))
+        target.append(gains - gains.mean() - PRIOR_WEIGHT * (np.array([rules.prior(row) for row in own]) - prior_mean) / prior_scale)
+        weight.append(np.full(len(gains), WEIGHTS[name] / len(gains) * 1000))
+    x, y, w = np.concatenate(inner), np.concatenate(target), np.concatenate(weight)
+    weights = np.linalg.solve(x.T @ (x * w[:, None]) + RIDGE * np.eye(x.shape[1]), x.T @ (y * w))
+    scores = np.clip((features - means) / scales, -3, 3) @ weights + PRIOR_WEIGHT * (priors - prior_mean) / prior_scale
+    found = {"weights": weights, "means": means, "scales": scales, "prior_weight": PRIOR_WEIGHT, "prior_mean": prior_mean, "prior_scale": prior_scale}
+    return found | {"middle": np.median(scores), "spread": scores.std()}
 
 
-def score(model: dict[str, Any], features: Any) -> Any:
-    return np.clip((features - model["means"]) / model["scales"], -3, 3) @ model["weights"]
+def score(model: dict[str, Any], pairs: list[Pair]) -> Any:
+    features = np.array([features_of(looked_at(pair.prompt)) for pair in pairs])
+    priors = np.array([rules.prior(row) for row in features])
+    standard = np.clip((features - model["means"]) / model["scales"], -3, 3)
+    return standard @ model["weights"] + model["prior_weight"] * (priors - model["prior_mean"]) / model["prior_scale"]
 
 
-def apgr(scores: Any, gains: Any) -> float:
-    recovered = np.concatenate([[0.0], np.cumsum(gains[np.argsort(-scores, kind="stable")])])
-    return float(np.trapezoid(recovered / recovered[-1], dx=1 / len(gains)))
-
-
-def measure(data: dict[str, tuple[list[str], Any, Any]]) -> dict[str, list[float]]:
-    """APGR on the held-out half, for each set, over random halves."""
-    found: dict[str, list[float]] = {name: [] for name in data}
-    for seed in range(HALVES):
-        random = np.random.default_rng(seed)
-        chosen = {name: random.random(len(gains)) < 0.5 for name, (_, _, gains) in data.items()}
-        model = learn({name: (x[chosen[name]], y[chosen[name]]) for name, (_, x, y) in data.items()})
-        for name, (_, x, y) in data.items():
-            held_out = ~chosen[name]
-            found[name].append(apgr(score(model, x[held_out]), y[held_out]))
-    return found
-
-
-def write(model: dict[str, Any], held_out: dict[str, float]) -> None:
-    path = Path(complexity.__file__)
+def write(model: dict[str, Any], measured: dict[str, float]) -> None:
+    path = Path(rules.__file__)
     lines = ["# BEGIN LEARNT"]
     for name in ("weights", "means", "scales"):
         values = ", ".join(f"{value:.4g}" for value in model[name])
@@ -90,10 +74,10 @@ def write(model: dict[str, Any], held_out: dict[str, float]) -> None:
             *textwrap.wrap(values + ",", 120, initial_indent="    ", subsequent_indent="    "),
             ")  # fmt: skip",
         ]
-    lines += [f"_MIDDLE = {model['middle']:.5g}", f"_SPREAD = {model['spread']:.5g}", "# END LEARNT"]
-    text = re.sub(r"# BEGIN LEARNT.*# END LEARNT", "\n".join(lines), path.read_text(), flags=re.DOTALL)
-    text = re.sub(r"^HELD_OUT = .*$", "HELD_OUT = {" + ", ".join(f'"{name}": {value:.3f}' for name, value in held_out.items()) + "}", text, flags=re.MULTILINE)
-    path.write_text(text)
+    lines += [f"_{name.upper()} = {model[name]:.5g}" for name in ("prior_weight", "prior_mean", "prior_scale", "middle", "spread")]
+    text = re.sub(r"# BEGIN LEARNT.*# END LEARNT", lambda _: "\n".join([*lines, "# END LEARNT"]), path.read_text(), flags=re.DOTALL)
+    told = "HELD_OUT = {" + ", ".join(f'"{name}": {value:.3f}' for name, value in measured.items()) + "}"
+    path.write_text(re.sub(r"^HELD_OUT = .*$", told, text, flags=re.MULTILINE))
 
 
 def main() -> None:
@@ -101,17 +85,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    data = {name: read(arguments.data, name) for name in SETS}
-    means = {}
-    for name, values in measure(data).items():
-        means[name] = float(np.mean(values))
-        sys.stdout.write(f"{name}: held-out APGR {means[name]:.3f} (sd {np.std(values):.3f} over {HALVES} halves)\n")
-    half = {name: np.array([zlib.crc32(prompt.encode()) % 2 == 0 for prompt in prompts]) for name, (prompts, _, _) in data.items()}
-    model = learn({name: (x[half[name]], y[half[name]]) for name, (_, x, y) in data.items()})
-    for name, (_, x, y) in data.items():
-        sys.stdout.write(f"{name}: shipped weights, other half: {apgr(score(model, x[~half[name]]), y[~half[name]]):.3f}\n")
+    data = {name: read_set(arguments.data, name) for name in SETS}
+    model = learn({name: [pair for pair in pairs if not held_out(pair.prompt)] for name, pairs in data.items()})
+    measured = {}
+    for name, pairs in data.items():
+        unseen = [pair for pair in pairs if held_out(pair.prompt)]
+        measured[name] = apgr(score(model, unseen), [pair.gain for pair in unseen])
+        sys.stdout.write(f"{name}: APGR {measured[name]:.3f} on {len(unseen)} held-out rows\n")
     if arguments.write:
-        write(model, means)
+        write(model, measured)
 
 
 if __name__ == "__main__":
