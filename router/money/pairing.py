@@ -24,7 +24,7 @@ from router.tables import ledger
 AttemptKey = tuple[str, int, str]
 """Request id, number of the attempt, purpose."""
 
-_REFERENCE = re.compile(r"(.+)/([a-z]+)/([1-9][0-9]{0,8})")
+_REFERENCE = re.compile(r"(.+)/([a-z][a-z0-9_]*)/([1-9][0-9]{0,8})")
 
 
 class Pairing(Struct):
