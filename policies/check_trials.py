@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from config.prices import FREE, Price
 from config.yamlfile import Path
-from policies.schema import PolicyFile, Rule, Weighted
+from policies.schema import PolicyFile, Rule
 from policies.trials import REFERENCE, Canary, Pairs, Shadow
 
 Found: TypeAlias = tuple[Path, str]
@@ -53,7 +53,7 @@ def _canary(rule: Rule, canary: Canary, path: Path, prices: Mapping[str, Price])
     yield from _twice(canary.use, (*path, "use"))
     if "/" in rule.name:
         yield (*path[:-1], "name"), "a rule with a canary has no '/' in its name: POST /admin/canaries/NAME/resume names it"
-    drawn = {name for name, weight in rule.use.weighted.items() if weight > 0} if isinstance(rule.use, Weighted) else {*rule.use[:1]}
+    drawn = {*rule.use[:1]} if isinstance(rule.use, tuple) else {*rule.backends}
     for place, name in enumerate(canary.use):
         if name in drawn:
             yield (*path, "use", place), f"the rule itself tries {name!r} first, so there is nothing to compare it with"

@@ -35,7 +35,10 @@ Paired: TypeAlias = Literal["scored", "no_answer", "no_verdict", "too_long", "no
 
 
 def wanted(exchange: Exchange) -> Pairs | None:
-    """Whether a request is to be paired, asked once it is decided: never one with confidential data, whoever may see that, nor one without a text to compare."""
+    """Whether a request is to be paired, asked once it is decided.
+
+    Never one with confidential data, whoever may see that; nor one without a text to compare.
+    """
     complexity, features = exchange.active.policy.file.complexity, exchange.features
     if complexity is None or complexity.pairs is None or not exchange.decided_by("complexity"):
         return None
