@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from adapters.cost import picodollars
+from router.audit.paths import path_of
 from router.trials import shadows
 from tests.e2e.money_books import read_books, settled_books, verify_books
 from tests.serving import Service, serving, until
@@ -76,6 +77,10 @@ async def test_a_shadow_is_booked_apart_from_the_tenant_and_seen_by_nobody(tmp_p
             "shadow:all": picodollars(1.0),
         }
         await verify_books(service.database, service.gateway.secret)
+        await service.gateway.recorder.flush()
+        path = await service.database.read(lambda connection: path_of(connection, rows["answer"]["request_id"], "acme"))
+        assert path is not None
+        assert [row["purpose"] for row in path.attempts] == ["answer", "shadow"]
         assert 'headgate_shadow_requests_total{backend="new",outcome="ok"} 1.0' in service.gateway.metrics.render().decode()
 
 
