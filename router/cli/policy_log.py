@@ -139,7 +139,6 @@ def replay(version: int | None, tenant: str | None, since: str | None, until: st
             click.echo(f"  version {number} cannot be loaded any more, its {problem.requests} decisions are left out: {problem.reason}")
         for each in found.changed:
             for differs in each.differences:
-                click.echo(
-                    f"  {each.request_id}: {differs.field}: {msgspec.to_builtins(differs.recorded)} was recorded, now {msgspec.to_builtins(differs.replayed)}"
-                )
+                was, now = (msgspec.json.encode(value).decode() for value in (differs.recorded, differs.replayed))
+                click.echo(f"  {each.request_id}: {differs.field}: {was} was recorded, now {now}")
     sys.exit(0 if found.identical == found.requests else 1)

@@ -97,7 +97,7 @@ def test_policies_are_compared_over_what_was_asked_and_decisions_made_again(head
     done = headgate("policy", "replay", "--version", "1")
     assert done.status == 1
     assert done.out.startswith("2 of 3 decisions are the same (66.67 %)\n")
-    assert "candidates: ['large'] was recorded, now ['mini']" in done.out
+    assert 'candidates: ["large"] was recorded, now ["mini"]' in done.out
     assert headgate("policy", "replay", "--json", "--version", "2").json["requests"] == 0
     with closing(sqlite3.connect(policy.parent / "var" / "headgate.db")) as connection:
         connection.execute("UPDATE policy_versions SET text = 'version: 9'")
