@@ -51,7 +51,9 @@ class Chosen(Struct, frozen=True, kw_only=True):
 
 def state_of(now: StateNow, able: dict[str, Capabilities], seed: str) -> State:
     """The state as it was seen. Whatever is recorded under a field's name is read back under it."""
-    backends = {name: BackendState(capabilities=able[name], **{field: getattr(each, field) for field in _OF_BACKEND}) for name, each in now.backends.items()}
+    backends = {
+        name: BackendState(capabilities=able[name], **{field: getattr(each, field) for field in _OF_BACKEND}) for name, each in now.backends.items()
+    }
     return State(backends=backends, seed=seed, **{field: getattr(now, field) for field in _OF_STATE})
 
 

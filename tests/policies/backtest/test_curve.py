@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import pytest
 
 from policies.backtest.curve import Curve, Pair, PairError, curve_of_log, curve_of_pairs, read_pairs
