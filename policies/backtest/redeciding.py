@@ -16,7 +16,6 @@ from policies.decision import BackendState, Decision, State
 from policies.load import Policy
 from policies.record import Record
 from policies.replaying import RATE_LIMIT, limited, passed_over
-from policies.schema import Weighted
 
 EXAMPLES = 3
 """Ids of requests that are named for each kind of change."""
@@ -175,8 +174,9 @@ def distribution(policy: Policy, record: Record, first: Decision, assumed: Mappi
     if not first.candidates or first.propensity >= 1.0:
         return {target(first): 1.0}
     rule = next((rule for rule in policy.file.rules if rule.name == first.rule), None)
-    if rule is not None and isinstance(rule.use, Weighted) and first.candidates[0] in rule.use.weighted:
-        weights = {name: rule.use.weighted[name] for name in first.candidates if name in rule.use.weighted}
+    weighted = None if rule is None or isinstance(rule.use, tuple) else rule.use.weighted
+    if weighted and first.candidates[0] in weighted:
+        weights = {name: weighted[name] for name in first.candidates if name in weighted}
         total = sum(weights.values())
         if total > 0 and abs(weights[first.candidates[0]] / total - first.propensity) < 1e-9:
             return {name: weight / total for name, weight in weights.items() if weight}
