@@ -333,7 +333,7 @@ class _Groups:
     def sums(self, values: Floats) -> Floats:
         import numpy as np
 
-        return np.bincount(self._rows, values, len(self.names)) if len(self._rows) else np.zeros(0)
+        return np.bincount(self._rows, values, len(self.names)).astype(float) if len(self._rows) else np.zeros(0)
 
 
 def _stratum(line: Line) -> tuple[str, int]:

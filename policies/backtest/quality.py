@@ -228,7 +228,7 @@ def _no_support(lines: Sequence[Line], lacking: Floats, share: float) -> Refusal
             f"let a rule draw instead of {kind!r}: use: {{weighted: {{{before}: 95, {after}: 5}}}}, or set complexity.explore: 0.05; ask again after a while"
         )
     return Refusal(
-        reason=f"{share:.1%} of the requests would go where nothing like them was ever drawn (most from {before} to {after}), so nothing is known of those answers",
+        reason=f"{share:.1%} of the requests would go where nothing like them was ever drawn (most from {before} to {after}), so nobody knows those answers",
         remedy=remedy,
         unsupported_share=share,
     )

@@ -50,7 +50,8 @@ def backtest(
 
     Exit status 1 where the replay of the log is not exact, or a level that was asked for cannot be given.
     """
-    from router.backtesting.running import HIGHEST, NoPolicy, run_backtest
+    from policies.backtest.running import HIGHEST
+    from router.backtesting.running import NoPolicy, run_backtest
     from router.backtesting.words import HEADINGS, drawn, remarks, rows
 
     asked = HIGHEST if level is None else level

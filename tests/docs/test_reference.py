@@ -142,6 +142,8 @@ def test_every_key_of_the_policy_is_documented_with_its_default(section: str) ->
 def test_every_key_and_every_signal_of_a_cascade_is_documented() -> None:
     check_fields(table(page("cascade.md"), "Cascade"), list(msgspec.structs.fields(Cascade)))
     assert names(table(page("cascade.md"), "Signals")) == list(SIGNALS)
+
+
 TRIALS = {"A canary": trials.Canary, "Guard": trials.Guard, "A shadow": trials.Shadow, "Trial budget": trials.TrialBudget, "Pairs": trials.Pairs}
 
 

@@ -113,7 +113,9 @@ def test_a_head_that_saw_answers_looks_at_them_and_another_says_that_it_cannot(h
     rows = []
     for place in range(200):
         wrong = bool(random.random() < 0.5)
-        rows.append(Pair(prompt=f"What is {place} plus 2 for the tax?", weak=float(not wrong), strong=1.0, weak_answer=f"{place} + 2 = {place + (9 if wrong else 2)}."))
+        rows.append(
+            Pair(prompt=f"What is {place} plus 2 for the tax?", weak=float(not wrong), strong=1.0, weak_answer=f"{place} + 2 = {place + (9 if wrong else 2)}.")
+        )
     learnt = fit(rows, embed=embed)
     scores = learnt.score(["What is 5 plus 2 for the tax?"] * 2, ["5 + 2 = 7.", "5 + 2 = 14."])
     assert scores[0] < scores[1]
@@ -165,7 +167,13 @@ def test_with_300_local_pairs_what_is_served_is_never_worse_than_the_rules_by_mo
 
 
 def _known(pair: Pair) -> Pair:
-    return Pair(prompt=pair.prompt, weak=pair.weak, strong=pair.strong, embedding=embed([pair.prompt])[0].astype(np.float16).tobytes(), features=features_of(pair.prompt))
+    return Pair(
+        prompt=pair.prompt,
+        weak=pair.weak,
+        strong=pair.strong,
+        embedding=embed([pair.prompt])[0].astype(np.float16).tobytes(),
+        features=features_of(pair.prompt),
+    )
 
 
 def test_few_pairs_promote_nothing_however_good_the_head() -> None:

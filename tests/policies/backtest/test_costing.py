@@ -26,7 +26,6 @@ def test_the_interval_of_the_cost_covers_what_the_requests_would_have_cost(seeds
         found, truth = costs(logged, candidate), logged.spent(candidate)
         covered += found.after_usd.low <= truth <= found.after_usd.high
         errors.append(found.after_usd.value / truth - 1)
-    print(f"covered {covered} of {seeds}; mean error {sum(errors) / seeds:+.1%}")
     assert covered >= least
     assert abs(sum(errors) / seeds) < 0.04
 

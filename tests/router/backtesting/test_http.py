@@ -17,9 +17,11 @@ CANDIDATE = BACKENDS + "rules: [{name: all, use: [strong]}]\n"
 
 
 async def asked(service: Service, query: str = "", body: str = CANDIDATE, key: str | None = None) -> tuple[int, Any]:
-    async with aiohttp.ClientSession(headers=service.bearer(key or service.admin_key)) as session:
-        async with session.post(f"{service.url}/admin/policy/backtest{query}", data=body) as answer:
-            return answer.status, await answer.json()
+    async with (
+        aiohttp.ClientSession(headers=service.bearer(key or service.admin_key)) as session,
+        session.post(f"{service.url}/admin/policy/backtest{query}", data=body) as answer,
+    ):
+        return answer.status, await answer.json()
 
 
 async def chat(service: Service, count: int) -> None:
