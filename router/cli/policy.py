@@ -195,8 +195,8 @@ def explain(
             click.echo(f"  {reason}")
         for exclusion in decision.excluded:
             click.echo(f"  {exclusion.backend}: {exclusion.detail}")
-        for error, names in decision.fallbacks.items():
-            click.echo(f"  after {error}: {', '.join(names) or 'nothing'}")
+        for failure, names in decision.fallbacks.items():
+            click.echo(f"  after {failure}: {', '.join(names) or 'nothing'}")
         if decision.propensity < 1:
             click.echo(f"  the first one comes first with a probability of {decision.propensity:.3g}")
         found = decision.features
