@@ -263,9 +263,9 @@ class Checker:
         if expect.backend is not None:
             self.rules.exists(expect.backend, (*path, "expect", "backend"))
         for field, names in (("candidates", expect.candidates or ()), ("never", expect.never)):
-            self.rules.list(names, (*path, "expect", field))
+            self.rules.names(names, (*path, "expect", field))
         for field, names in (("unavailable", case.given.unavailable), ("over_budget", case.given.over_budget)):
-            self.rules.list(names, (*path, "given", field))
+            self.rules.names(names, (*path, "given", field))
         for field in ("cost_usd", "latency_ms", "queue", "wait_s"):
             for name in getattr(case.given, field):
                 self.rules.exists(name, (*path, "given", field, name), key=True)

@@ -16,6 +16,8 @@ from policies.ladder import fallbacks
 from policies.matching import minutes
 from policies.schema import TAG, Complexity, Fallback, PolicyFile, Rule, Tenant, TimeOfDay, Use, When, one_or_more
 
+CHATTING = frozenset(role for role, actions in TENANT_MATRIX.items() if "chat" in actions)
+
 
 class Report(Protocol):
     def __call__(self, path: Path, message: str, suggestion: str | None = None, *, key: bool = False) -> None: ...
@@ -64,7 +66,7 @@ class RuleChecker:
             near = nearest(name, self.known)
             self._add(path, f"there is no backend {name!r}" + ("" if near else f"; there are {', '.join(self.known)}"), near, key=key)
 
-    def list(self, names: Iterable[str], path: Path) -> None:
+    def names(self, names: Iterable[str], path: Path) -> None:
         seen: set[str] = set()
         for index, name in enumerate(names):
             self.exists(name, (*path, index))
@@ -75,9 +77,9 @@ class RuleChecker:
     def fallback(self, fallback: tuple[str, ...] | Fallback | None, path: Path) -> None:
         if isinstance(fallback, Fallback):
             for name in fallback.__struct_fields__:
-                self.list(getattr(fallback, name) or (), (*path, name))
+                self.names(getattr(fallback, name) or (), (*path, name))
         else:
-            self.list(fallback or (), path)
+            self.names(fallback or (), path)
 
     # --- the ladder ------------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +88,7 @@ class RuleChecker:
         if isinstance(default, str):
             self.exists(default, (*path, "default"))
         else:
-            self.list(default or (), (*path, "default"))
+            self.names(default or (), (*path, "default"))
             if default == ():
                 self._add((*path, "default"), "an empty list routes nothing")
         self.fallback(fallback, (*path, "fallback"))
@@ -120,7 +122,7 @@ class RuleChecker:
                 return
             if use.best_of is not None:  # `cascade_problems` looks at those
                 return
-        self.list(rule.answering, place)
+        self.names(rule.answering, place)
         if not rule.answering:
             self._add(place, "an empty list routes nothing")
 
@@ -132,7 +134,7 @@ class RuleChecker:
             if part.none == When():
                 self._add((*place, "not"), "an empty condition always holds, so that this never does")
             for index, role in enumerate(one_or_more(part.role or ())):
-                if role == "operator" or "chat" not in TENANT_MATRIX[role]:
+                if role not in CHATTING:
                     self._add(_at(place, "role", part.role, index), f"the role {role} may not ask for answers, so that nothing can match")
             for index, tag in enumerate(one_or_more(part.tags or ())):
                 if not re.fullmatch(TAG, tag):

@@ -70,7 +70,7 @@ class Asks(Struct, frozen=True, kw_only=True):
 def asks_of(file: PolicyFile) -> Asks:
     parts = [part for rule in file.rules for part in rule.when.parts()]
     uses = [rule.use for rule in file.rules if isinstance(rule.use, Use)]
-    scored = file.complexity is not None or any(each.complexity is not None for each in (file.tenant_defaults, *file.tenants.values()))
+    scored = file.complexity is not None or any(tenant.complexity is not None for tenant in (file.tenant_defaults, *file.tenants.values()))
     return Asks(
         complexity=scored or any(part.min_complexity is not None or part.max_complexity is not None for part in parts),
         conversation=any(use.sticky == "conversation" for use in uses)

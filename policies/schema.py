@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,42 +14,34 @@ from config.settings import Settings
 from config.yamlfile import Schema
 from policies.access import Role
 from policies.federation import Identity
-from policies.moderation import Action
+from policies.schema_cases import Case, Expect, Given
+from policies.schema_content import Grounding, History, InputLimits, Moderation, Prompts, TenantModeration
+from policies.schema_spending import (
+    Alerts,
+    Budget,
+    DefaultLimits,
+    IpLimits,
+    KeyLimits,
+    Limits,
+    ModelLimits,
+    Priority,
+    Queue,
+    TeamLimits,
+    TenantAlerts,
+    TenantBudget,
+)
+from policies.schema_values import OTHER_TASKS, TAG, TASKS, Clock, Count, Day, ErrorClass, Language, Name, Need, Outcome, Share, Task, Usd, Weight
 from policies.several import MOST_CANDIDATES
 from policies.trials import Canary, Pairs, Shadow
 from policies.verification.spec import Cascade
 
-Name: TypeAlias = Annotated[str, Meta(min_length=1)]
-Task: TypeAlias = Literal["chat", "qa", "code", "math", "extraction", "classification", "summarise", "translate", "write"]
-# fmt: off
-Language: TypeAlias = Literal[
-    "ar", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "id", "it",
-    "ja", "ko", "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh",
-]
-# fmt: on
-Need: TypeAlias = Literal["tools", "vision", "files", "audio", "json_schema", "logprobs", "multiple_choices"]
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
-Positive: TypeAlias = Annotated[int, Meta(ge=1)]
-Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-Weight: TypeAlias = Annotated[float, Meta(ge=0)]
-Usd: TypeAlias = Annotated[float, Meta(ge=0)]
-PerMinute: TypeAlias = Annotated[int, Meta(ge=1, le=10**12)]
-Slots: TypeAlias = Annotated[int, Meta(ge=1, le=60_000)]
-Priority: TypeAlias = Literal["high", "normal", "low"]
-TASKS: tuple[Task, ...] = get_args(Task)
-OTHER_TASKS = "default"
-"""In a backend's `quality` by task: that of every task that is not named."""
-
-TAG = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,31}$"
-"""How a request's own tags are written."""
-
-Clock: TypeAlias = Annotated[str, Meta(pattern=r"^(?:(?:[01]\d|2[0-3]):[0-5]\d|24:00)$", description="a time of day such as 09:30, from 00:00 to 24:00")]
-Moment: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d$", description="a moment such as 2026-11-30T09:30, in UTC")]
-Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-ErrorClass: TypeAlias = Literal["rate_limit", "timeout", "unavailable", "context_length", "content_filter", "invalid_output"]
-Outcome: TypeAlias = Literal[
-    "ok", "not_permitted", "model_not_found", "unsupported_feature", "context_length_exceeded", "budget_exceeded", "no_permitted_backend"
-]
+__all__ = [
+    "BOUNDS", "LATER", "OTHER_TASKS", "TAG", "TASKS", "WAYS", "Alerts", "BackendIs", "Budget", "Case", "Complexity", "Day", "DefaultLimits", "ErrorClass",
+    "Expect", "Fallback", "Given", "Grounding", "History", "IncludedFile", "InputLimits", "IpLimits", "KeyLimits", "Language", "Limits", "ModelLimits",
+    "Moderation", "Name", "Need", "Outcome", "PolicyFile", "Priority", "Prompts", "Queue", "Rule", "Task", "TeamLimits", "Tenant", "TenantAlerts",
+    "TenantBudget", "TenantModeration", "TimeOfDay", "Use", "When", "json_schema", "names_of", "one_or_more", "yaml_schema",
+]  # fmt: skip
+"""Some of it stands in files of its own: `schema_values`, `schema_content`, `schema_spending`, `schema_cases`."""
 
 
 def one_or_more(written: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -247,170 +239,6 @@ class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pairs: Pairs | None = None
 
 
-class Moderation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is looked for in answers: categories (`pii`, `secrets`, `deny-list`) or single rules, and what is done with a match."""
-
-    output: tuple[str, ...] = ()
-    on_match: Action = "redact"
-    deny_list: tuple[Name, ...] = ()
-    per_rule: dict[str, Action] = {}
-
-
-class TenantModeration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What differs for one tenant; what is not given stays as the policy's."""
-
-    output: tuple[str, ...] | None = None
-    on_match: Action | None = None
-    deny_list: tuple[Name, ...] | None = None
-    per_rule: dict[str, Action] | None = None
-
-
-class InputLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a request may hold at most, all its messages together. A request with a term of `deny_list` is refused."""
-
-    max_characters: Positive = 400_000
-    max_messages: Positive = 1_000
-    max_input_tokens: Positive | None = None
-    deny_list: tuple[Name, ...] = ()
-
-
-class Grounding(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The vector stores that ground a request which names none, and how many passages it gets."""
-
-    stores: tuple[Name, ...] = ()
-    limit: Annotated[int, Meta(ge=1, le=50)] = 8
-
-
-class History(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is done with messages that do not fit the chosen backend's window, or `max_tokens`.
-
-    `refuse` leaves the backend out. `trim` drops the oldest turns whole until at most `target_share` of the room is used; `summarise` puts a
-    summary by the backend `summarise_with` in their place. The last `keep_last` messages, the last turn, and system and developer messages stay.
-    """
-
-    on_overflow: Literal["refuse", "trim", "summarise"] = "refuse"
-    keep_last: Count = 6
-    target_share: Annotated[float, Meta(gt=0, le=1)] = 0.7
-    max_tokens: Positive | None = None
-    summarise_with: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.on_overflow == "summarise" and self.summarise_with is None:
-            raise ValueError("on_overflow summarise needs summarise_with: the name of a backend")
-        if self.on_overflow != "summarise" and self.summarise_with is not None:
-            raise ValueError("summarise_with does nothing without on_overflow: summarise")
-        if self.on_overflow == "refuse" and self.max_tokens is not None:
-            raise ValueError("max_tokens does nothing without on_overflow: trim or summarise; input.max_input_tokens refuses")
-
-
-class Budget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """US dollars per calendar day and month (UTC)."""
-
-    day: Usd | None = None
-    month: Usd | None = None
-
-
-class Prompts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whether a tenant's prompts are stored, encrypted, for its own owners and admins; `redact` names what is taken out of them before.
-
-    `redact` holds categories (`pii`, `secrets`, `deny-list`) and single rules, as `moderation.output` does.
-    """
-
-    store: bool = False
-    retention_days: Positive = 30
-    redact: tuple[str, ...] = ("pii", "secrets")
-
-
-class ModelLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Requests and tokens per minute at one backend or model."""
-
-    rpm: PerMinute | None = None
-    tpm: PerMinute | None = None
-
-
-class KeyLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What each of the tenant's keys may do; what is not given is not limited. `concurrency` requests run at once."""
-
-    rpm: PerMinute | None = None
-    tpm: PerMinute | None = None
-    concurrency: Slots | None = None
-
-
-class TeamLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a team's keys may do together. `priority` is in place of the tenant's."""
-
-    rpm: PerMinute | None = None
-    tpm: PerMinute | None = None
-    concurrency: Slots | None = None
-    models: dict[str, ModelLimits] = {}
-    priority: Priority | None = None
-
-
-class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """With `on_limit: wait`: how long a request may wait for its turn, in seconds, and how many of a tenant's may, in each worker."""
-
-    max_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
-    max_waiting: Annotated[int, Meta(ge=1, le=10_000)] = 100
-
-
-class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a tenant may do. What is not given is as in the policy's own `limits`, and else not limited.
-
-    `burst_s` is how many seconds of a rate may come at once: the default lets a minute exceed its limit by 2 percent.
-    """
-
-    rpm: PerMinute | None = None
-    tpm: PerMinute | None = None
-    concurrency: Slots | None = None
-    models: dict[str, ModelLimits] | None = None
-    teams: dict[str, TeamLimits] | None = None
-    per_key: KeyLimits | None = None
-    on_limit: Literal["refuse", "wait"] | None = None
-    queue: Queue | None = None
-    priority: Priority | None = None
-    burst_s: Annotated[float, Meta(gt=0, le=60)] | None = None
-
-
-class IpLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Requests per minute without a valid key, from one address."""
-
-    rpm: PerMinute
-
-
-class DefaultLimits(Limits, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The limits of every tenant, where its own table says nothing else, and of addresses."""
-
-    per_ip: IpLimits | None = None
-
-
-class Alerts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who is told, by a signed POST to `url`, that a budget is used up to one of the shares `at`, or refuses for the first time in its period.
-
-    `secret_env` names the variable that holds the secret of the signature.
-    """
-
-    url: Name
-    secret_env: Name
-    at: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(max_length=20)] = (0.5, 0.8, 1.0)
-
-
-class TenantAlerts(Alerts, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A tenant's own receiver, beside the policy's; with `only`, in place of it."""
-
-    only: bool = False
-
-
-class TenantBudget(Budget, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A tenant's budget, and those inside it: of its teams (by name or id), of each of its keys, and for models (by a backend's or a model's name).
-
-    A request must fit into every one that covers it. What stands here bounds further, and never widens the tenant's own.
-    """
-
-    teams: dict[str, Budget] = {}
-    per_key: Budget | None = None
-    models: dict[str, Budget] = {}
-
-
 class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the policy says about one tenant. `on_budget_end` is the backend that goes on answering when the budget affords no other.
 
@@ -435,71 +263,6 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def defaults(self) -> tuple[str, ...]:
         return names_of(self.default)
-
-
-class Given(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The request of a case. `unavailable` names backends that are down; every other one is ready and can do everything its kind can.
-
-    `at` is a moment in UTC (`2026-11-30T09:30`; without one, noon of a Monday), `after` the classes of the errors that came before, one after the
-    other: `candidates` are then what is tried next. `cost_usd`, `latency_ms`, `queue` and `wait_s` are of the backends that they name.
-    """
-
-    tenant: str = "default"
-    role: Role = "member"
-    key: str = ""
-    user: str = ""
-    conversation: str = ""
-    tags: tuple[Name, ...] = ()
-    data_class: DataClass | None = None
-    task: Task = "chat"
-    language: Language | None = None
-    model: str = "auto"
-    needs: tuple[Need, ...] = ()
-    grounded: bool = False
-    top_score: Share | None = None
-    hits: Count | None = None
-    context_tokens: Count = 0
-    input_tokens: Count = 100
-    output_tokens: Count | None = None
-    turns: Count = 1
-    complexity: Share | None = None
-    budget_left: Share | None = None
-    at: Moment | None = None
-    seed: str = ""
-    unavailable: tuple[str, ...] = ()
-    over_budget: tuple[str, ...] = ()
-    cost_usd: dict[str, Usd] = {}
-    latency_ms: dict[str, Annotated[float, Meta(ge=0)]] = {}
-    queue: dict[str, Count] = {}
-    wait_s: dict[str, Annotated[float, Meta(ge=0)]] = {}
-    after: tuple[ErrorClass, ...] = ()
-
-
-class Expect(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What must come out. `backend` is the first candidate, `candidates` all of them in order, `error` the refusal's code.
-
-    `cascade` and `ensemble` say whether answers would be verified, or judged. `never` holds for their backends too.
-    """
-
-    backend: str | None = None
-    candidates: tuple[str, ...] | None = None
-    rule: str | None = None
-    error: Outcome | None = None
-    never: tuple[str, ...] = ()
-    cascade: bool | None = None
-    ensemble: bool | None = None
-
-    def __post_init__(self) -> None:
-        if all(getattr(self, field) in (None, "", ()) for field in self.__struct_fields__ if field != "candidates") and self.candidates is None:
-            raise ValueError(f"a case must expect something: {', '.join(self.__struct_fields__[:-1])} or {self.__struct_fields__[-1]}")
-
-
-class Case(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One of the policy's own tests."""
-
-    given: Given
-    expect: Expect
-    name: str | None = None
 
 
 class PolicyFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

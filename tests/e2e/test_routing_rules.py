@@ -148,7 +148,7 @@ default: quick
         assert set(first) == {"slow", "quick"}  # nobody knew
         assert {await backend_of(service, "hello", tags=["quick"], seed=seed) for seed in range(12)} == {"quick"}
         assert await backend_of(service, "hello", tags=["cheap"]) == "slow"
-        status, answer = await chat(service, "hello", tags=["capped"], explain=True)
+        _, answer = await chat(service, "hello", tags=["capped"], explain=True)
         assert answer["headgate"]["backend"] == "slow"
         assert "dear: it is expected to cost $" in "; ".join(f"{each['backend']}: {each['detail']}" for each in answer["headgate"]["decision"]["excluded"])
 
