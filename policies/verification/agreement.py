@@ -9,18 +9,22 @@ from typing import Any
 
 import msgspec
 
-from adapters.sentences import STOP_WORDS, stem, words
+from adapters.sentences import STOP_WORDS, sentences, stem, words
 
 _STATED = (
-    re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"),
-    re.compile(r"^\s*#{3,}\s*(\S.*)$", re.MULTILINE),
-    re.compile(
-        r"(?:final answer|answer|result|total|antwort|ergebnis|réponse|résultat|respuesta|resultado|risposta|risultato|resposta)\b\s*(?:\w+\s)?"
-        r"(?:is|are|ist|est|es|é|è|=|:)+\s*:?\s*([^\n]+)",
-        re.IGNORECASE,
+    (re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), 1_000_000),
+    (re.compile(r"^\s*#{3,}\s*(\S.*)$", re.MULTILINE), 1_000),
+    (
+        re.compile(
+            r"(?:final answer|answer|result|total|antwort|ergebnis|réponse|résultat|respuesta|resultado|risposta|risultato|resposta)\b\s*(?:\w+\s)?"
+            r"(?:is|are|ist|est|es|é|è|=|:)+\s*:?\s*([^\n]+)",
+            re.IGNORECASE,
+        ),
+        300,
     ),
 )
-"""By which an answer states what it comes to, the plainest first (`\\boxed{…}`, `#### …`, "the answer is …"). The last such place counts."""
+"""By which an answer states what it comes to, the plainest first (`\\boxed{…}`, `#### …`, "the answer is …"), each with how many of the last characters it
+is looked for in. The last such place counts."""
 
 SHORT_WORDS = 3
 """An answer with no more words is all answer."""
@@ -34,8 +38,9 @@ _EMPHASIS = str.maketrans("", "", '*_`$\\{}"')
 def agreement(first: str, second: str) -> float:
     """From 0 (nothing in common) to 1 (they say the same). Symmetric.
 
-    Where both state a final answer it is 1 or 0 by that alone. Two JSON values are the share of their leaves that are equal. Everything else is the
-    Dice coefficient of their content words, as often as they occur.
+    Where both state a final answer it is 1 or 0 by that alone; and where both end in a sentence with numbers, or one states a number and the other ends
+    in such a sentence, by whether the number that one comes to is among the other's. Two JSON values are the share of their leaves that are equal.
+    Everything else is the Dice coefficient of their content words, as often as they occur.
     """
     values = _json(first), _json(second)
     if values[0] is not None and values[1] is not None:
@@ -43,23 +48,38 @@ def agreement(first: str, second: str) -> float:
     stated = final_answer(first), final_answer(second)
     if stated[0] is not None and stated[1] is not None:
         return 1.0 if stated[0] == stated[1] else 0.0
+    numbers = _concluding(first, stated[0]), _concluding(second, stated[1])
+    if numbers[0] and numbers[1]:
+        return 1.0 if numbers[0][-1] in numbers[1] and numbers[1][-1] in numbers[0] else 0.0
     return _share(Counter(_content(first)), Counter(_content(second)))
 
 
 def final_answer(text: str) -> str | None:
     """What the answer states that it comes to, normalised: a number, a letter of a choice, or a few words. None where it does not say."""
-    for pattern in _STATED:
-        if found := pattern.findall(text):
+    for pattern, last in _STATED:
+        if found := pattern.findall(text[-last:]):
             return _normal(found[-1])
     return _normal(text) if 0 < len(text.split()) <= SHORT_WORDS else None
+
+
+def _concluding(text: str, stated: str | None) -> list[str]:
+    """The numbers of the last sentence that has words, the last of them being what it comes to; or the one number that is stated."""
+    if stated is not None:
+        return [stated] if _NUMBER.fullmatch(stated) else []
+    last = next((text[start:end] for start, end in reversed(sentences(text)) if any(map(str.isalnum, text[start:end]))), "")
+    return [_plain(number) for number in _NUMBER.findall(last.translate(_EMPHASIS))]
+
+
+def _plain(number: str) -> str:
+    plain = re.sub(r"[,' \u202f]", "", number.replace("−", "-"))
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
 def _normal(said: str) -> str:
     said = unicodedata.normalize("NFKC", said).translate(_EMPHASIS).strip()
     said = _SENTENCE.split(said)[0].strip(" .!,;:")
     if numbers := _NUMBER.findall(said):
-        plain = re.sub(r"[,' \u202f]", "", numbers[-1].replace("−", "-"))
-        return plain.rstrip("0").rstrip(".") if "." in plain else plain
+        return _plain(numbers[-1])
     if option := _OPTION.match(said):
         return option[1]
     return " ".join(word for word in words(said) if word not in STOP_WORDS) or said.casefold()

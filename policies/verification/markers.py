@@ -19,7 +19,7 @@ i (?:might|may|could) be (?:wrong|mistaken|misremembering)
 if i (?:remember|recall) correctly
 to the best of my (?:knowledge|recollection)
 as far as i (?:know|can tell|remember)
-it(?:'s| is) (?:hard|difficult|impossible) (?:for me )?to (?:say|tell|know|determine)
+it(?:'s| is) (?:hard|difficult|impossible|not possible) (?:for me )?to (?:say|tell|know|determine|calculate)
 it(?:'s| is) (?:unclear|not clear|uncertain)
 (?:cannot|can't|could not|couldn't) (?:be determined|determine|verify|confirm)
 (?:not enough|insufficient|without (?:more|further|additional)) (?:information|context|details|data)

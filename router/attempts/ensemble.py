@@ -150,11 +150,15 @@ class Ensemble:
 
     async def _others(self, first: Attempt) -> list[Attempt]:
         """The further candidates, each with its bound reserved. One that is not permitted, ready or affordable any more is left out."""
-        assert self.plan is not None
+        exchange, plan, decision = self._exchange, self.plan, self._exchange.decision
+        assert plan is not None
+        assert decision is not None
         found: list[Attempt] = []
-        exchange = self._exchange
-        for name in self.plan.candidates:
+        for name in plan.candidates:
             if name == first.plan.backend:
+                continue
+            if name not in decision.candidates:  # one of its own limits is reached
+                self._left_out[name] = "rate_limit"
                 continue
             self._attempts.set_aside(name)
             if not permitted(exchange.active.policy, exchange.features, exchange.state(), name):

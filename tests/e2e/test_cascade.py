@@ -15,6 +15,7 @@ import pytest
 
 from tests.dialects import BROKEN, FINISHED, Seen, ask
 from tests.e2e.money_books import Books, check_sums, settled_books
+from tests.e2e.test_messages import Finding
 from tests.e2e.test_retries import get
 from tests.fakes.provider import Cut, Exchange, FakeProvider, Hang, Mark, Reply, Wait
 from tests.fakes.wire import Answer, Call, answering, failing, openai_chunk, openai_steps
@@ -62,6 +63,7 @@ async def test_an_answer_that_hedges_is_replaced_by_the_stronger_ones(tmp_path: 
     assert not stream or seen.terminals == FINISHED[dialect]
     assert seen.headers["x-headgate-backend"] == "strong"
     assert rows_of(found) == {"answer": ("cheap", "ok"), "escalated": ("strong", "ok")}
+    assert all(row["list_cost"] == row["cost"] for row in found.ledger), "an answer that was thrown away avoided nothing"
     assert 'headgate_cascade_total{backend="cheap",verdict="escalated"} 1.0' in metrics
     if not stream:
         assert "cascade:escalated:hedging" in about["reasons"]
@@ -76,6 +78,8 @@ async def test_an_answer_that_passes_is_delivered_and_nothing_else_is_called(tmp
         found = await settled_books(service.database)
     assert (seen.status, seen.text) == (200, GOOD)
     assert rows_of(found) == {"answer": ("cheap", "ok")}
+    (row,) = found.ledger
+    assert row["list_cost"] > 5 * row["cost"], "that it did not take the stronger one is what was avoided"
     if not stream:
         assert "cascade:verified" in about["reasons"]
         assert about["cascade"]["signals"]["length"] == len(GOOD)
@@ -334,6 +338,26 @@ async def test_a_tool_call_is_verified_for_its_format_only(tmp_path: Path, strea
         found = await settled_books(service.database)
     assert json.loads(said) == ({"city": "Bergen"} if escalates else {"city": "Oslo"})
     assert set(rows_of(found)) == ({"answer", "escalated"} if escalates else {"answer"})
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("borne_out", [True, False])
+async def test_a_grounded_answer_must_cite_what_was_found_and_the_delivered_one_keeps_its_citations(tmp_path: Path, stream: bool, borne_out: bool) -> None:
+    finding: Any = Finding()
+    cheap = "The battery is covered for three years" + (" [1]." if borne_out else ", I believe. Nothing else is covered at all.")
+    strong = "Covered for three years is the battery [1]."
+    text = policy(cheap, cascade="on: [cheap], verify: [citations]").replace(STRONG, strong)
+    async with serving(text, tmp_path, compute=finding) as service, aiohttp.ClientSession(headers=service.bearer()) as session:
+        async with session.post(f"{service.url}/v1/vector_stores", json={"name": "manuals"}) as response:
+            store = (await response.json())["id"]
+        tools = [{"type": "file_search", "vector_store_ids": [store]}]
+        seen, about = await said(service, stream=stream, tools=tools)
+    assert seen.text == (cheap if borne_out else strong)
+    if not stream:
+        assert about["reasons"][-1] == ("cascade:verified" if borne_out else "cascade:escalated:citations")
+        (citation,) = about["citations"]
+        assert citation["quote"] == "The battery is covered for three years."
+        assert seen.text[citation["answer_start"] : citation["answer_end"]] == seen.text.removesuffix(" [1].")
 
 
 async def test_a_refusal_and_an_answer_that_was_cut_off_are_replaced(tmp_path: Path) -> None:

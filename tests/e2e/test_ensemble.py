@@ -240,6 +240,16 @@ async def test_what_a_budget_or_the_request_does_not_allow_is_left_out(tmp_path:
     assert max(Counter(row["request_id"] for row in found.ledger).values()) <= 3
 
 
+async def test_a_candidate_whose_own_limit_is_reached_is_left_out(tmp_path: Path) -> None:
+    limits = "limits: {models: {a: {rpm: 1}}}"
+    async with FakeProvider(upstream(prefers(TEXTS["c"]))) as provider, serving(policy(provider.url, more=limits), tmp_path) as service:
+        seen = [await ask(service.url, service.key, "chat", stream=False) for _ in range(2)]
+    first, second = (each.body["headgate"] for each in seen)
+    assert first["ensemble"]["candidates"] == ["a", "b", "c"]
+    assert (second["ensemble"]["candidates"], second["ensemble"]["left_out"]) == (["b", "c"], {"a": "rate_limit"})
+    assert [each.text for each in seen] == [TEXTS["c"]] * 2
+
+
 async def test_a_judge_that_may_not_see_the_data_judges_nothing_and_a_lock_holds_for_all(tmp_path: Path) -> None:
     c = "clearance: confidential"
     text = policy("{url}", c_keys=c).replace("model: a,", f"model: a, {c},").replace("model: b,", f"model: b, {c},")

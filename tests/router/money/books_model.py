@@ -15,7 +15,7 @@ import msgspec
 
 from adapters.cost import upper_bound
 from router.money.batch import Entry, Next, Open, Release, Settle
-from router.money.settlement import AttemptPlan, Booking, Counter, Settlement, uncalled
+from router.money.settlement import AttemptPlan, Booking, Counter, Purpose, Settlement, uncalled
 
 REFUSED = "refused"
 TAKEN = "taken"
@@ -23,6 +23,14 @@ TAKEN = "taken"
 
 Came = AttemptPlan | str | None
 """What an entry came to: the plan that was granted, `REFUSED`, `TAKEN`, or nothing."""
+
+
+Lane = tuple[str, Purpose]
+"""A request and what is set aside for it: at most one reservation."""
+
+
+def lane_of(booking: Booking) -> Lane:
+    return booking.request_id, booking.plan.purpose
 
 
 @dataclass
@@ -44,8 +52,8 @@ class Row:
 class Model:
     caps: dict[Counter, int] = field(default_factory=dict)
     """By tenant, scope and kind of period (`day`, `month`); a counter without an entry has no cap."""
-    held: dict[str, Held] = field(default_factory=dict)
-    rows: dict[tuple[str, int], Row] = field(default_factory=dict)
+    held: dict[Lane, Held] = field(default_factory=dict)
+    rows: dict[tuple[Lane, int], Row] = field(default_factory=dict)
     excess: dict[Counter, int] = field(default_factory=lambda: defaultdict(int))
     """What settlements cost beyond what was set aside for them: only by that may a cap ever be exceeded."""
 
@@ -96,21 +104,21 @@ class Model:
 
     def _one(self, worker: str, entry: Entry) -> Came:
         booking = msgspec.structs.replace(entry.booking)
-        held = self.held.get(booking.request_id)
+        held = self.held.get(lane_of(booking))
         match entry:
             case Release():
-                if self.held.pop(booking.request_id, None) is None:
+                if self.held.pop(lane_of(booking), None) is None:
                     self.late.append((booking, uncalled(booking)))
                 return None
             case Open():
                 return self._open(worker, booking, booking.plan)
             case Settle(settlement=settlement, entry=kind):
-                self.held.pop(booking.request_id, None)
+                self.held.pop(lane_of(booking), None)
                 self._book(booking, settlement, kind, held)
                 return None
             case Next(settlement=settlement, plan=plan):
                 before = self._state()
-                self.held.pop(booking.request_id, None)
+                self.held.pop(lane_of(booking), None)
                 self._book(booking, settlement, "settlement", held)
                 came = self._open(worker, msgspec.structs.replace(booking, attempt=booking.attempt + 1, plan=plan), plan)
                 if came == REFUSED:
@@ -124,25 +132,25 @@ class Model:
             granted = largest(plan, left)
         if granted is None:
             return REFUSED
-        if booking.request_id in self.held:
+        if lane_of(booking) in self.held:
             return TAKEN
-        self.held[booking.request_id] = Held(msgspec.structs.replace(booking, plan=granted), worker)
+        self.held[lane_of(booking)] = Held(msgspec.structs.replace(booking, plan=granted), worker)
         return granted
 
     def _book(self, booking: Booking, settlement: Settlement, kind: str, held: Held | None) -> None:
-        at = (booking.request_id, booking.attempt)
+        at = (lane_of(booking), booking.attempt)
         if held is None:
             self.late.append((booking, settlement))
         elif at not in self.rows:
             self._pay(booking, settlement, (kind,))
 
     def _correct(self, booking: Booking, settlement: Settlement) -> None:
-        row = self.rows.get((booking.request_id, booking.attempt))
+        row = self.rows.get((lane_of(booking), booking.attempt))
         if row is not None and row.entries == ("recovery",):
             self._pay(booking, settlement, ("recovery", "correction"))
 
     def _pay(self, booking: Booking, settlement: Settlement, entries: tuple[str, ...]) -> None:
-        self.rows[booking.request_id, booking.attempt] = Row(booking, settlement.cost, entries)
+        self.rows[lane_of(booking), booking.attempt] = Row(booking, settlement.cost, entries)
         for counter in booking.counters(booking.plan):
             self.excess[counter] += max(0, settlement.cost - booking.plan.amount)
 

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 import pytest
@@ -37,9 +37,9 @@ from router.money.batch import Entry, Next, Open, Release, Settle
 from router.money.books import BudgetExceeded
 from router.money.recovery import recover
 from router.money.sealing import ledger_heads
-from router.money.settlement import AttemptPlan, Booking, Caps, Counter, Level, Settlement
+from router.money.settlement import AttemptPlan, Booking, Caps, Counter, Level, Purpose, Settlement
 from router.tables import budgets, ledger, reservations
-from tests.router.money.books_model import REFUSED, TAKEN, Came, Model
+from tests.router.money.books_model import REFUSED, TAKEN, Came, Lane, Model, lane_of
 from tests.seals import SEALS
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ WORKERS = 3
 PRICES = {"mini": Price(input=1.0, output=4.0), "large": Price(input=5.0, output=20.0), "free": FREE}
 TENANTS = {"a1": "acme", "a2": "acme", "g1": "globex"}
 """By the key that pays."""
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 START = datetime(2026, 11, 29, 12, tzinfo=UTC).timestamp()
 """Two days on, it is another month."""
 
@@ -142,7 +143,7 @@ class Recovery:
 class Tables:
     counters: dict[Counter, tuple[int, int, int]]
     """Spent, reserved, and the cap."""
-    held: dict[str, tuple[int, int, str]]
+    held: dict[Lane, tuple[int, int, str]]
     """Attempt, amount, worker."""
     rows: list[dict[str, Any]]
 
@@ -181,6 +182,8 @@ class Books(RuleBasedStateMachine):
         self.names: list[str] = []
         self.workers: list[Accounting] = []
         self.numbers = itertools.count()
+        self.lanes: dict[str, set[Purpose]] = {}
+        """By request: what was ever set aside for it."""
         for _ in range(WORKERS):
             self.names.append("")
             self.workers.append(Accounting(self.database, "", SEALS, self.clock))
@@ -268,15 +271,15 @@ class Books(RuleBasedStateMachine):
         """The invariants of money, told by the tables alone but for the period in which each attempt was reserved."""
         tables = self.tables()
         periods = {at: (row.booking.day, row.booking.month) for at, row in self.model.rows.items()}
-        heads = Count((row["request_id"], row["attempt"]) for row in tables.rows if row["entry"] != "correction")
+        heads = Count(_at(row) for row in tables.rows if row["entry"] != "correction")
         assert set(heads.values()) <= {1}
-        corrections = Count((row["request_id"], row["attempt"]) for row in tables.rows if row["entry"] == "correction")
+        corrections = Count(_at(row) for row in tables.rows if row["entry"] == "correction")
         assert set(corrections.values()) <= {1}
         for counter, (spent, reserved, _) in tables.counters.items():
             cap = self.model.cap(counter)
             assert reserved >= 0
             assert cap is None or spent + reserved <= cap + self.model.excess[counter], counter
-            paid = [row for row in tables.rows if _pays(row, counter) and counter.period in periods[row["request_id"], row["attempt"]]]
+            paid = [row for row in tables.rows if _pays(row, counter) and counter.period in periods[_at(row)]]
             assert spent == sum(row["cost"] for row in paid), counter
 
     def teardown(self) -> None:
@@ -367,18 +370,18 @@ class Books(RuleBasedStateMachine):
         busy: set[int] = set()
         for wish in batch:
             if wish.kind == "open":
-                found.append(self.opening(worker, wish, f"r{next(self.numbers)}"))
+                found.append(self.opening(worker, wish, *self.lane(worker, wish)))
                 continue
             ready = [each for each in self.requests if each.worker == worker and each.state in STATES[wish.kind] and id(each) not in busy]
             if wish.kind == "taken":
-                ready = [each for each in ready if each.booking.request_id in self.model.held]
+                ready = [each for each in ready if lane_of(each.booking) in self.model.held]
             if not ready:
                 continue
             request = ready[wish.which % len(ready)]
             busy.add(id(request))
             match wish.kind:
                 case "taken":
-                    found.append(self.opening(worker, wish, request.booking.request_id))
+                    found.append(self.opening(worker, wish, *lane_of(request.booking)))
                 case "next":
                     found.append(self.following(request, wish))
                 case "release":
@@ -388,13 +391,26 @@ class Books(RuleBasedStateMachine):
                     found += [once, once] if wish.which % 4 == 0 else [once]
         return found
 
-    def opening(self, worker: int, wish: Wish, request_id: str) -> Deed:
+    def lane(self, worker: int, wish: Wish) -> Lane:
+        """A new request's; or one more of a request that is at work, as an escalation, a judge and an ensemble's candidates have it."""
+        mine = sorted({each.booking.request_id for each in self.requests if each.worker == worker and each.state == "running"})
+        if mine and wish.which % 3:
+            name = mine[wish.which % len(mine)]
+            taken = self.lanes[name]
+            if free := [purpose for purpose in PURPOSES if purpose not in taken]:
+                taken.add(free[0])
+                return name, free[0]
+        name = f"r{next(self.numbers)}"
+        self.lanes[name] = {"answer"}
+        return name, "answer"
+
+    def opening(self, worker: int, wish: Wish, request_id: str, purpose: Purpose) -> Deed:
         accounting = self.workers[worker]
-        booking = accounting.booking(request_id, TENANTS[wish.key], wish.key, 1, self.caps[wish.key], self.plan(wish))
+        booking = accounting.booking(request_id, TENANTS[wish.key], wish.key, 1, self.caps[wish.key], self.plan(wish, purpose))
         return Deed(Request(booking, worker), Open(msgspec.structs.replace(booking)), lambda: accounting.open(booking))
 
     def following(self, request: Request, wish: Wish) -> Deed:
-        accounting, booking, plan = self.workers[request.worker], request.booking, self.plan(wish)
+        accounting, booking, plan = self.workers[request.worker], request.booking, self.plan(wish, request.booking.plan.purpose)
         settlement = self.settlement(booking, wish.used, wish.source)
         return Deed(request, Next(msgspec.structs.replace(booking), settlement, plan), lambda: accounting.next_attempt(booking, settlement, plan))
 
@@ -405,7 +421,7 @@ class Books(RuleBasedStateMachine):
         settlement = request.settlement or self.settlement(booking, used, source)
         return Deed(request, Settle(msgspec.structs.replace(booking), settlement), lambda: accounting.settle(booking, settlement))
 
-    def plan(self, wish: Wish) -> AttemptPlan:
+    def plan(self, wish: Wish, purpose: Purpose) -> AttemptPlan:
         price = PRICES[wish.backend]
         return AttemptPlan(
             backend=wish.backend,
@@ -417,6 +433,7 @@ class Books(RuleBasedStateMachine):
             amount=upper_bound(wish.input_bound, wish.output_bound, price),
             rule="default",
             started_at=self.now,
+            purpose=purpose,
             least_output=min(wish.least_output, wish.output_bound),
         )
 
@@ -451,9 +468,13 @@ def _empty(connection: Connection) -> None:
 def _tables(connection: Connection) -> Tables:
     return Tables(
         {Counter(row.tenant, row.scope, row.period): (row.spent, row.reserved, row.cap) for row in connection.execute(select(budgets))},
-        {row.request_id: (row.attempt, row.amount, row.worker) for row in connection.execute(select(reservations))},
+        {(row.request_id, row.purpose): (row.attempt, row.amount, row.worker) for row in connection.execute(select(reservations))},
         [dict(row) for row in connection.execute(select(ledger)).mappings()],
     )
+
+
+def _at(row: dict[str, Any]) -> tuple[Lane, int]:
+    return (row["request_id"], row["purpose"]), row["attempt"]
 
 
 def _pays(row: dict[str, Any], counter: Counter) -> bool:
@@ -465,10 +486,10 @@ def _difference(model: Model, tables: Tables) -> str | None:
     """What the tables say otherwise."""
     wanted: object
     found: object
-    rows: dict[tuple[str, int], tuple[int, list[str]]] = defaultdict(lambda: (0, []))
+    rows: dict[tuple[Lane, int], tuple[int, list[str]]] = defaultdict(lambda: (0, []))
     for row in tables.rows:
-        paid, entries = rows[row["request_id"], row["attempt"]]
-        rows[row["request_id"], row["attempt"]] = (paid + row["cost"], sorted([*entries, row["entry"]]))
+        paid, entries = rows[_at(row)]
+        rows[_at(row)] = (paid + row["cost"], sorted([*entries, row["entry"]]))
     for name, wanted, found in (
         ("reservations", {name: (held.booking.attempt, held.booking.plan.amount, held.worker) for name, held in model.held.items()}, tables.held),
         ("rows", {at: (row.cost, sorted(row.entries)) for at, row in model.rows.items()}, dict(rows)),

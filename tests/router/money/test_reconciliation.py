@@ -7,8 +7,9 @@ import csv
 import io
 import random
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from router.money.accounting import Accounting
 from router.money.exports import Export, InvalidExport, parse_export
 from router.money.reconciliation import NoSuchProvider, NotByRequest, Reconciliation, reconcile
 from router.money.recovery import recover
-from router.money.settlement import Caps, measured
+from router.money.settlement import Caps, Purpose, measured
 from router.tables import budgets, ledger
 from tests.router.money.test_rollup import PRICE, START, plan, the_sums_hold
 from tests.seals import SEALS
@@ -166,6 +167,16 @@ async def test_an_export_that_names_attempts_as_we_do_leaves_nothing_to_guess(da
     assert (done.counts, done.corrections) == ({"differs": 2, "not_in_ledger": 1}, 2)
     sums = {n: sum(row["input_tokens"] for row in await rows(database) if row["attempt"] == n) for n in (1, 2)}
     assert sums == {1: 7, 2: 9}
+
+
+@pytest.mark.parametrize("purpose", get_args(Purpose))
+async def test_every_purpose_can_be_read_back_from_the_name_that_a_provider_was_given(database: Database, purpose: Purpose) -> None:
+    books = Accounting(database, "w1", SEALS, clock=lambda: float(START))
+    booking = await books.reserve("r1", "acme", "key_1", 1, Caps(), msgspec.structs.replace(plan(), purpose=purpose))
+    told = AttemptRecord(backend="mini", usage=None, called=True, delivered_characters=4, ended_at=START + 60.0)
+    await books.settle(booking, measured(told, booking.plan, asyncio.CancelledError()))
+    done = await run(database, export([theirs("resp_1", (7, 3), ours=booking.reference)]), apply=True)
+    assert (done.counts, done.corrections) == ({"differs": 1}, 1)
 
 
 async def test_an_estimate_that_the_provider_never_billed_is_booked_to_nothing_where_that_is_asked_for(database: Database) -> None:
