@@ -35,6 +35,7 @@ from router.kept.sealing import Sealer
 from router.money.settlement import LARGEST_COUNT
 
 if TYPE_CHECKING:
+    from router.embedding import EmbeddingExchange
     from router.pipeline import Exchange
 
 log = structlog.get_logger("headgate.decisions")
@@ -281,6 +282,39 @@ class Recorder:
             embedding=exchange.embedding if exchange.data_class in EMBEDDED else None,
             prompt=prompt,
         )
+
+    def embedded(self, exchange: EmbeddingExchange, error: str | None) -> None:
+        """Leave a note of a request for embeddings that has ended: nothing was decided for it, and no vector is kept. Never raises, never waits."""
+        try:
+            principal, texts = exchange.principal, exchange.call.request.texts
+            note = Note(
+                request_id=exchange.request_id,
+                tenant=principal.tenant,
+                key_id=principal.key_id,
+                user=principal.user,
+                created_at=exchange.created,
+                policy_version=exchange.active.version,
+                dialect="openai.embeddings",
+                data_class=exchange.data_class,
+                outcome="cancelled" if error is None and exchange.outcome == "refused" else exchange.outcome,  # its settlement follows in the background
+                error=error,
+                backend=exchange.name,
+                input_hash=self.input_hash([Message("user", tuple(TextPart(text) for text in texts))]),
+                decision=None,
+                state=None,
+                citations=(),
+                moderation={},
+                policy_hash=exchange.active.policy.hash,
+                model=exchange.record.model or "",
+                attempts=int(exchange.record.called),
+                usage=exchange.record.usage or Usage(),
+                cost=exchange.cost,
+                latency_ms=1000 * (time.perf_counter() - exchange.started),
+            )
+            self.put(note)
+        except Exception:
+            self._dropped(1)
+            log.exception("decision_not_noted", request_id=exchange.request_id)
 
     def input_hash(self, messages: Iterable[Message]) -> str:
         """HMAC of the texts of a prompt: says whether two requests asked the same, and nothing of what they asked."""
