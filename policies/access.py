@@ -14,6 +14,7 @@ PlatformRole: TypeAlias = Literal["operator", "auditor"]
 Role: TypeAlias = Literal["owner", "admin", "auditor", "member", "service", "operator"]
 Action: TypeAlias = Literal[
     "chat",
+    "feedback",
     "embeddings",
     "moderations",
     "models.read",
@@ -50,7 +51,7 @@ TENANT_ROLES: tuple[TenantRole, ...] = get_args(TenantRole)
 PLATFORM_ROLES: tuple[PlatformRole, ...] = get_args(PlatformRole)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
-_USE: frozenset[Action] = frozenset({"chat", "embeddings", "moderations", "models.read", "files.read", "stores.read", "route.explain"})
+_USE: frozenset[Action] = frozenset({"chat", "feedback", "embeddings", "moderations", "models.read", "files.read", "stores.read", "route.explain"})
 _DOCUMENTS: frozenset[Action] = frozenset({"files.write", "stores.write"})
 _WATCH: frozenset[Action] = frozenset({"models.read", "policy.read", "backends.read", "metrics.read", "audit.verify"})
 _MODELS: frozenset[Action] = frozenset({"models.read"})
@@ -67,7 +68,7 @@ TENANT_MATRIX: dict[TenantRole, frozenset[Action]] = {
 }
 """What a tenant's roles may do, always and only inside their own tenant. An auditor sees figures and never prompts or documents."""
 
-_CONTENT: frozenset[Action] = frozenset({"chat", "embeddings", "moderations", "files.read", "files.write", "stores.read", "stores.write"})
+_CONTENT: frozenset[Action] = frozenset({"chat", "feedback", "embeddings", "moderations", "files.read", "files.write", "stores.read", "stores.write"})
 
 PLATFORM_MATRIX: dict[PlatformRole, frozenset[Action]] = {
     "operator": frozenset(ACTIONS) - _CONTENT - _PROMPTS,
@@ -76,7 +77,7 @@ PLATFORM_MATRIX: dict[PlatformRole, frozenset[Action]] = {
 """What the platform's roles may do, over all tenants. They run the service and own no tenant's content: they neither chat nor read documents or prompts."""
 
 ROUTE_GROUPS: dict[RouteGroup, frozenset[Action]] = {
-    "chat": frozenset({"chat", "route.explain", "models.read"}),
+    "chat": frozenset({"chat", "feedback", "route.explain", "models.read"}),
     "embeddings": frozenset({"embeddings", "models.read"}),
     "moderations": frozenset({"moderations", "models.read"}),
     "documents": frozenset({"files.read", "files.write", "stores.read", "stores.write"}),

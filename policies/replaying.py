@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -72,21 +72,23 @@ def differences(was: Decision, now: Decision) -> tuple[Difference, ...]:
     return tuple(Difference(name, before, after) for name, before, after in pairs if before != after)
 
 
-def replay(policy: Policy, records: Iterable[Record], most: int = 20) -> Level0:
-    """Decide records again under the policy that decided them. At most `most` of those that differ are listed; all are counted."""
-    requests, changed, found = 0, 0, []
-    for record in records:
-        requests += 1
+class Replayer:
+    """Decides records again, one after the other, each under the policy that decided it. At most `most` of those that differ are listed; all are counted."""
+
+    def __init__(self, most: int = 20) -> None:
+        self._most = most
+        self._requests = 0
+        self._different = 0
+        self._changed: list[Changed] = []
+
+    def add(self, policy: Policy, record: Record) -> None:
+        """`policy` must be the version that the record names."""
+        self._requests += 1
         differ = differences(record.decision, decide_again(policy, record.decision, record.state))
         if differ:
-            changed += 1
-            if len(found) < most:
-                found.append(Changed(record.request_id, differ))
-    return Level0(requests, requests - changed, tuple(found))
+            self._different += 1
+            if len(self._changed) < self._most:
+                self._changed.append(Changed(record.request_id, differ))
 
-
-def together(results: Iterable[Level0], most: int = 20) -> Level0:
-    """The results of several versions as one."""
-    every = list(results)
-    changed = tuple(each for result in every for each in result.changed)[:most]
-    return Level0(sum(each.requests for each in every), sum(each.identical for each in every), changed)
+    def result(self) -> Level0:
+        return Level0(self._requests, self._requests - self._different, tuple(self._changed))

@@ -23,9 +23,10 @@ from retrieval.values import NotFound, SearchRequest, SearchResult
 from router.alerts.watch import BudgetAlerts
 from router.audit.changes import recorded_documents
 from router.audit.erasing import Leftovers
+from router.audit.feedback import Feedback
 from router.audit.log import Actor, AuditLog
 from router.audit.reading import head
-from router.audit.recording import Recorder
+from router.audit.recording import DAY_S, Recorder
 from router.credentials.door import Door
 from router.http.errors import ApiError
 from router.identity.authenticator import Authenticator
@@ -41,6 +42,7 @@ from router.money.accounting import Accounting
 from router.money.insisting import insist
 from router.money.sealing import SealKey
 from router.money.settlement import Booking, Settlement, unmeasured
+from router.policy_file import read_status
 from router.policy_in_force import REFRESH_S, PolicyHolder
 from router.tables import workers
 from router.telemetry import Metrics
@@ -97,6 +99,7 @@ class Gateway:
         self.audit = AuditLog(database, secret)
         self.leftovers = Leftovers(database)
         self.recorder = Recorder(database, secret, self.sealer, settings.decisions_days, self.metrics.decisions_dropped)
+        self.feedback = Feedback(self.sealer, settings.decisions_days * DAY_S)
         self.accounting = Accounting(database, worker, SealKey(secret))
         self.idempotency = Idempotency(database, self.sealer, worker, settings.idempotency_s)
         self.remembered = RememberedParts(database, self.sealer, settings.tool_memory_s)
@@ -122,12 +125,14 @@ class Gateway:
 
     async def start(self) -> None:
         await self.policy.refresh()
+        await self._tell_policy()
         await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
         work = (
             (REFRESH_S, self.policy.refresh),
             (BEAT_S, self._beat),
             (BEAT_S, self.limits.beat),
             (BEAT_S, self._look),
+            (BEAT_S, self._tell_policy),
             (BEAT_S, self.accounting.write_head),
             (SWEEP_S, self._sweep),
             (ALERTS_S, self.alerts.look),
@@ -287,6 +292,11 @@ class Gateway:
     async def _look(self) -> None:
         """Apart from the heartbeat, which must not wait for a backend."""
         await self.policy.current.check_health()
+
+    async def _tell_policy(self) -> None:
+        """Which policy this worker serves by, and whether the file that its host watches is another one, for the metrics."""
+        status = await asyncio.to_thread(read_status, self.settings.home)
+        self.metrics.policy(self.policy.current.version, status is None or status.valid)
 
 
 def _count_beat(connection: Connection, worker: str, instance: str) -> None:

@@ -24,9 +24,11 @@ log = structlog.get_logger("headgate.ingest")
 
 def main() -> None:
     """Index what waits until standard input closes or SIGTERM comes; the file being indexed then is finished first."""
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--config", required=True)
-    launch = Launch(config=arguments.parse_args().config)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--started", default="")
+    arguments = parser.parse_args()
+    launch = Launch(config=arguments.config, started=arguments.started)
     configure_logging()
     settings = launch.settings()
 

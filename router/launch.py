@@ -35,10 +35,14 @@ MIGRATIONS = (ROOT / "router" / "migrations", ROOT / "retrieval" / "migrations")
 
 
 class Launch(Struct, frozen=True):
-    """The policy file and the settings it and the environment give; `overrides` are the command line's `HEADGATE_*` equivalents."""
+    """The policy file and the settings it and the environment give; `overrides` are the command line's `HEADGATE_*` equivalents.
+
+    `started` is a copy of the file from which settings are read in its place: those with which the service was started.
+    """
 
     config: str
     overrides: dict[str, str] = {}
+    started: str = ""
 
     def environ(self) -> Mapping[str, str]:
         return {**os.environ, **self.overrides}
@@ -48,7 +52,8 @@ class Launch(Struct, frozen=True):
 
     def settings(self) -> Settings:
         """Raises `YamlError` or `SettingsError`."""
-        return load_settings(self.environ(), self.text(), self.config)
+        text = Path(self.started).read_text(encoding="utf-8") if self.started else self.text()
+        return load_settings(self.environ(), text, self.config)
 
     def command(self, module: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", module, *arguments]

@@ -180,6 +180,7 @@ class PolicyHolder:
         self._failed = (0, 0.0, 0.0)
         """The version that could not be loaded, how long it is left alone (seconds), and until when by the monotonic clock."""
         self._closing: set[asyncio.Task[None]] = set()
+        self._refreshing = asyncio.Lock()
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -200,7 +201,14 @@ class PolicyHolder:
         self._close_if_unused(active)
 
     async def refresh(self) -> None:
-        """Load the active version if it is another than the one in force. One that cannot be loaded is tried again, ever more rarely."""
+        """Load the active version if it is another than the one in force. One that cannot be loaded is tried again, ever more rarely.
+
+        One at a time: two that overlap could put an earlier version in force after a later one.
+        """
+        async with self._refreshing:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         if self._current is not None:
             number = await self._database.read(active_number)
             failed, _, until = self._failed

@@ -17,7 +17,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -29,18 +28,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from config.database import Database
 from config.secretfile import admin_key, load_secret
 from config.settings import Settings
-from policies.load import load_policy
-from router import policy_store
-from router.audit.changes import recorded_policy, recorded_start
-from router.audit.log import FILE, AuditLog
-from router.backends import load_kinds, try_policy
+from router.audit.changes import recorded_start
+from router.audit.log import AuditLog
+from router.backends import load_kinds
 from router.identity.first_keys import FirstKeys, ensure_first_keys
 from router.identity.tenants import DEFAULT_TENANT, list_tenants
 from router.launch import Launch, installed, open_state, open_to_others, prepare_home, prepare_state, socket_path
 from router.limits.sql import forget_worker as free_limits
 from router.money.recovery import recover
 from router.money.sealing import SealKey
-from router.policy_in_force import known_price
+from router.policy_import import PolicyFile, settings_at_start
 from router.tables import reservations, workers
 from router.telemetry import METRICS_FOLDER, forget_worker, prepare_metrics_folder
 
@@ -101,10 +98,13 @@ class Child:
 class Supervisor:
     """Prepares and supervises one instance of the service."""
 
-    def __init__(self, launch: Launch, announce: Callable[[str], None]) -> None:
-        self._launch = launch
+    def __init__(self, launch: Launch, announce: Callable[[str], None], *, strict: bool = False) -> None:
+        """`strict` refuses to start where the policy file may not be put in force, also where an earlier version could be served."""
+        self._launch = self._again = launch
         self._announce = announce
-        self._settings: Settings = launch.settings()
+        self._strict = strict
+        self._settings: Settings = launch.settings() if strict else settings_at_start(launch)
+        self._file = PolicyFile(launch, self._settings)
         self._instance = ""
         self._stopping = False
         self._children: list[Child] = []
@@ -112,6 +112,10 @@ class Supervisor:
         self._beats: dict[str, tuple[int, float]] = {}
         self._dead: set[str] = set()
         self._lock: IO[str] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Returns the exit status. Raises what a user can mend: settings, policy, port, lock."""
@@ -131,20 +135,25 @@ class Supervisor:
         starting = [self._spawn_worker(listener) for _ in range(settings.workers)]
         try:
             load_kinds(settings)
-            self._checked_policy()
+            self._file.read()
+            if self._file.problem is not None and self._strict:
+                raise self._file.problem
             database = open_state(settings)
+            self._file.require_last_good(database)
             made = self._prepare(database)
+            self._again = self._file.keep_settings()
         except BaseException:
             listener.close()
             for process in starting:
                 process.kill()
                 process.wait()
             raise
+        warnings = self._file.say()
         for number in range(settings.workers):
             self._add(f"worker-{number}", lambda child: self._order_worker(child, listener, starting, with_compute))
 
         def ready() -> None:
-            self._announce_ready(f"http://{settings.host}:{port}", made)
+            self._announce_ready(f"http://{settings.host}:{port}", made, warnings)
             # Only now: the libraries of the local models take seconds to load, on the cores that the workers start on.
             if with_compute:
                 self._add_compute()
@@ -153,12 +162,6 @@ class Supervisor:
         return self._stop(database)
 
     # --- before the first request ------------------------------------------------------------------------------------------------------------
-
-    def _checked_policy(self) -> str:
-        """The policy file's text, if every worker can put it in force. Raises `PolicyError` or `OSError`."""
-        text = self._launch.text()
-        try_policy(load_policy(text, self._launch.config, price_of=known_price), self._launch.environ())
-        return text
 
     def _take_lock(self) -> None:
         folder = self._settings.home / "run"
@@ -179,7 +182,6 @@ class Supervisor:
         environ = self._launch.environ()
         secret = load_secret(environ, self._settings.home).reveal().encode()
         configured = admin_key(environ, [str(row["name"]) for row in database.read_blocking(list_tenants)])
-        text = self._launch.text()
         embedded = self._settings.database_url is None
 
         def work(connection: Connection) -> FirstKeys:
@@ -188,16 +190,18 @@ class Supervisor:
             recovered = sum(_bury(connection, worker, self._seals) for worker in dead)
             if recovered:
                 log.warning("recovered_reservations", count=recovered)
-            policy_store.import_file(connection, text)
+            self._file.import_first(connection)
             return ensure_first_keys(connection, secret, configured.reveal() if configured else None)
 
         self._audit, self._seals = AuditLog(database, secret), SealKey(secret)
         return database.write_blocking(recorded_start(self._audit, self._seals, work))
 
-    def _announce_ready(self, url: str, made: FirstKeys) -> None:
+    def _announce_ready(self, url: str, made: FirstKeys, warnings: list[str]) -> None:
         self._announce(f"Headgate is ready on {url}")
         self._announce(f"  API reference  {url}/docs      health  {url}/health")
         self._announce(f"  base_url for the OpenAI SDK: {url}/v1")
+        for line in warnings:
+            self._announce(line)
         if made.admin is not None:
             self._announce(f"  admin key, to administer (shown this once): {made.admin}")
         if made.chat is not None:
@@ -214,13 +218,13 @@ class Supervisor:
         return subprocess.Popen(self._launch.command(module, *arguments), stdin=subprocess.PIPE, env={**self._launch.environ()})
 
     def _add_compute(self) -> None:
-        socket_file, config = str(socket_path(self._settings.home)), self._launch.config
-        self._add("compute", lambda child: self._spawn("router.compute", "--socket", socket_file, "--config", config))
+        socket_file, launched = str(socket_path(self._settings.home)), ("--config", self._again.config, "--started", self._again.started)
+        self._add("compute", lambda child: self._spawn("router.compute", "--socket", socket_file, *launched))
         if installed("faiss"):
-            self._add("ingest", lambda child: self._spawn("router.ingest", "--config", config))
+            self._add("ingest", lambda child: self._spawn("router.ingest", *launched))
 
     def _spawn_worker(self, listener: socket.socket) -> subprocess.Popen[bytes]:
-        command = self._launch.command("router.worker", msgspec.json.encode(self._launch).decode())
+        command = self._launch.command("router.worker", msgspec.json.encode(self._again).decode())
         return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(listener.fileno(), self._ready_write), env={**self._launch.environ()})
 
     def _order_worker(self, child: Child, listener: socket.socket, waiting: list[subprocess.Popen[bytes]], compute: bool) -> subprocess.Popen[bytes]:
@@ -228,7 +232,7 @@ class Supervisor:
         orders = {
             "worker": child.id,
             "instance": self._instance,
-            "launch": self._launch,
+            "launch": self._again,
             "socket": listener.fileno(),
             "ready": self._ready_write,
             "compute": compute,
@@ -245,8 +249,6 @@ class Supervisor:
         self._stopping = True
 
     def _watch(self, database: Database, ready: Callable[[], None]) -> None:
-        config = Path(self._launch.config)
-        seen = _modified(config)
         waiting = self._settings.workers
         swept = time.monotonic()
         while not self._stopping:
@@ -259,8 +261,7 @@ class Supervisor:
             for child in self._children:
                 self._look_after(child)
             self._bury_dead(database)
-            if (now := _modified(config)) != seen and self._import_changed(database):
-                seen = now
+            self._file.look(database, self._audit)
             if time.monotonic() - swept > STILL_S / 3:
                 swept = time.monotonic()
                 self._sweep(database)
@@ -288,25 +289,6 @@ class Supervisor:
             self._dead.discard(worker)
             if recovered:
                 log.warning("recovered_reservations", worker=worker, count=recovered)
-
-    def _import_changed(self, database: Database) -> bool:
-        """The policy file changed: import it if it is valid, else say what is wrong and keep the policy in force.
-
-        False where the database does not take it now: then it is tried again at the next tick.
-        """
-        try:
-            text = self._checked_policy()
-        except (ValueError, OSError) as error:
-            log.error("policy_file_refused", problems=str(error))
-            return True
-        try:
-            work = recorded_policy(self._audit, FILE, "policy.import", lambda connection: policy_store.import_file(connection, text))
-            version = database.write_blocking(work)
-        except (SQLAlchemyError, OSError) as error:
-            log.error("policy_file_not_imported", error=type(error).__name__)
-            return False
-        log.info("policy_file_imported", version=version.version)
-        return True
 
     def _sweep(self, database: Database) -> None:
         """Settle what workers that are not this supervisor's left open, once their heartbeat has stood still for `STILL_S` by this clock."""
@@ -380,14 +362,6 @@ def _beats(connection: Connection) -> dict[str, int]:
     """The heartbeats of all workers; -1 for one that is not registered and yet holds a reservation."""
     holders = dict.fromkeys(connection.execute(sql_select(reservations.c.worker).distinct()).scalars(), -1)
     return {**holders, **{row.id: row.beat for row in connection.execute(sql_select(workers.c.id, workers.c.beat))}}
-
-
-def _modified(path: Path) -> tuple[float, int]:
-    try:
-        state = path.stat()
-    except OSError:
-        return (0.0, 0)
-    return (state.st_mtime, state.st_size)
 
 
 if __name__ == "__main__":

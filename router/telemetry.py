@@ -47,6 +47,13 @@ class Metrics:
         self._limits_away = Counter("headgate_limit_store_failures_total", "Checks of a limit that its store did not answer.", ["store"], registry=registry)
         self._auth_failures = Counter("headgate_auth_failures_total", "Requests whose credential was refused, by why.", ["reason"], registry=registry)
         self._alerts = Counter("headgate_alerts_total", "Tries to deliver an alert on a budget, by what became of them.", ["outcome"], registry=registry)
+        self._policy_version = Gauge(
+            "headgate_policy_version", "The policy version that workers serve by: the lowest of them.", registry=registry, multiprocess_mode="livemin"
+        )
+        self._policy_file = Gauge(
+            "headgate_policy_file_valid", "Whether the policy file may be put in force: 1, or 0.", registry=registry, multiprocess_mode="livemin"
+        )
+        self._policy_file.set(1)
         self._registry = registry
 
     def request_done(self, *, backend: str, outcome: str, usage: Usage, cost: int, duration_s: float) -> None:
@@ -74,6 +81,10 @@ class Metrics:
 
     def circuit(self, backend: str, state: Circuit) -> None:
         self._circuits.labels(backend).set({"closed": 0, "half_open": 1, "open": 2}[state])
+
+    def policy(self, version: int, file_valid: bool) -> None:
+        self._policy_version.set(version)
+        self._policy_file.set(1 if file_valid else 0)
 
     def decisions_dropped(self, count: int) -> None:
         self._dropped.inc(count)

@@ -40,23 +40,31 @@ def recorded_corrections(audit: AuditLog, actor: Actor, provider: str) -> Callab
     return noted
 
 
-def recorded_policy(audit: AuditLog, actor: Actor, action: AuditAction, work: Callable[[Connection], V]) -> Callable[[Connection], V]:
-    """Work that makes another policy active, with its entry and one for every budget that it changes. Where it changes nothing there is none."""
+def recorded_policy(
+    audit: AuditLog, actor: Actor, action: AuditAction, work: Callable[[Connection], V], *, comment: str | None = None
+) -> Callable[[Connection], V]:
+    """Work that makes another policy active, with its entry and one for every budget that it changes. Where it changes nothing there is none.
+
+    `comment` says why, where the version itself does not.
+    """
 
     def both(connection: Connection) -> V:
         exclusively(connection, STATE_LOCK)
         before = policy_store.active_version(connection)
         after = work(connection)
         if after is not None and (before is None or before.version != after.version):
-            audit.append(connection, *policy_entries(actor, action, before, after))
+            audit.append(connection, *policy_entries(actor, action, before, after, comment))
         return after
 
     return both
 
 
-def policy_entries(actor: Actor, action: AuditAction, before: PolicyVersion | None, after: PolicyVersion) -> list[Entry]:
+def policy_entries(actor: Actor, action: AuditAction, before: PolicyVersion | None, after: PolicyVersion, comment: str | None = None) -> list[Entry]:
     """The version that became active, and the tenants whose budgets it changes."""
-    details = {"hash": after.hash, "source": after.source, "before": None if before is None else before.version}
+    details: dict[str, Any] = {"hash": after.hash, "source": after.source, "before": None if before is None else before.version}
+    reason = after.comment if comment is None else comment
+    if reason:
+        details["comment"] = reason
     found = [Entry(actor, action, Subject("policy", str(after.version), "", details))]
     was, now = {} if before is None else budgets_of(before.text), budgets_of(after.text)
     for tenant in sorted({*was, *now}):

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 from msgspec import Struct
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from config.database import Database
-from router.audit.tables import prompts
+from router.audit.tables import decisions, feedback, prompts
 from router.identity.holders import holder_ids
 from router.identity.tables import users
 from router.identity.users import forget_user, get_user
@@ -21,6 +21,7 @@ KEPT = {
     "conversations": conversations,
     "idempotent_answers": idempotency,
     "remembered_parts": remembered_parts,
+    "feedback": feedback,
 }
 """What is kept by user; the items of a conversation go with it."""
 
@@ -41,7 +42,7 @@ class Erased(Struct, frozen=True):
 def erase_user(connection: Connection, user_id: str, secret: bytes, tenant: str | None = None) -> Erased:
     """Delete what is kept of a user, from before they were on record too, and what names them.
 
-    Ledger, decisions and audit entries keep the user's id, so sums and chain stay as they are.
+    Of their decisions the embeddings go. Ledger, decisions and audit entries keep the user's id, so sums and chain stay as they are.
 
     Within a transaction that also records it. `secret` is the service's. With `tenant` only one of that tenant's. Raises `Unknown`.
     Erasing once more takes what came since.
@@ -52,6 +53,7 @@ def erase_user(connection: Connection, user_id: str, secret: bytes, tenant: str 
     deleted = {
         name: connection.execute(delete(table).where(table.c.tenant == user.tenant, table.c.user_id.in_(theirs))).rowcount for name, table in KEPT.items()
     }
+    deleted["embeddings"] = connection.execute(update(decisions).where(decisions.c.tenant == user.tenant, *_embedded(theirs)).values(embedding=None)).rowcount
     return Erased(user.id, user.tenant, deleted)
 
 
@@ -73,3 +75,9 @@ class Leftovers:
 def _delete(connection: Connection, late: list[str]) -> None:
     for table in KEPT.values():
         connection.execute(delete(table).where(table.c.user_id.in_(late)))
+    connection.execute(update(decisions).where(*_embedded(late)).values(embedding=None))
+
+
+def _embedded(users: list[str]) -> tuple[ColumnElement[bool], ...]:
+    """Their decisions that hold an embedding, from which much of what they asked can be told."""
+    return decisions.c.user_id.in_(users), decisions.c.embedding.is_not(None)

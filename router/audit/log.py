@@ -36,6 +36,8 @@ AuditAction: TypeAlias = Literal[
     "policy.rollback",
     "policy.import",
     "policy.backtest",
+    "policy.diff",
+    "policy.replay",
     "budget.change",
     "tenant.create",
     "team.create",

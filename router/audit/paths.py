@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from policies.decide import Decision
 from policies.load import PolicyError, load_policy
 from policies.replaying import decide_again
 from router import policy_store
+from router.audit.feedback import Opinion
 from router.audit.log import CHAIN
 from router.audit.reading import AuditEntry, shown_entry
 from router.audit.recording import Place, StateNow
@@ -24,7 +26,10 @@ MOST_ENTRIES = 1_000
 
 
 class RecordedDecision(Struct, frozen=True, kw_only=True):
-    """What was recorded of one request. `decision` is None where it was refused before anything was decided; it holds no text of the request."""
+    """What was recorded of one request. `decision` is None where it was refused before anything was decided; it holds no text of the request.
+
+    `cost` is in picodollars, times are in milliseconds from its arrival; `embedded` says whether the question's embedding is recorded.
+    """
 
     request_id: str
     tenant: str
@@ -42,14 +47,30 @@ class RecordedDecision(Struct, frozen=True, kw_only=True):
     state: StateNow | None
     citations: tuple[Place, ...]
     moderation: dict[str, int]
+    policy_hash: str
+    model: str
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int
+    cost: int
+    latency_ms: float | None
+    first_ms: float | None
+    embedded: bool
 
 
 class DecisionPath(Struct, frozen=True):
-    """Everything that is known of one request, without its prompt: `attempts` are its ledger rows, `audit` the entries that name it."""
+    """Everything that is known of one request, without its prompt: `attempts` are its ledger rows, `audit` the entries that name it.
+
+    `feedback` is what users thought of its answer, and `score` the mean of that, from 0 to 1.
+    """
 
     decision: RecordedDecision
     attempts: tuple[dict[str, Any], ...]
     audit: tuple[AuditEntry, ...]
+    feedback: tuple[Opinion, ...] = ()
+    score: float | None = None
 
 
 class Replay(Struct, frozen=True):
@@ -70,7 +91,8 @@ def recorded(connection: Connection, request_id: str, tenant: str | None = None)
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         return None
-    fields = {name: row[name] for name in RecordedDecision.__struct_fields__}
+    fields = {name: row[name] for name in RecordedDecision.__struct_fields__ if name != "embedded"}
+    fields["embedded"] = row["embedding"] is not None
     fields["decision"] = None if row["decision"] is None else msgspec.json.decode(row["decision"], type=Decision)
     fields["state"] = None if row["state"] is None else msgspec.json.decode(row["state"], type=StateNow)
     fields["citations"] = msgspec.json.decode(row["citations"], type=tuple[Place, ...])
@@ -78,8 +100,10 @@ def recorded(connection: Connection, request_id: str, tenant: str | None = None)
     return RecordedDecision(**fields)
 
 
-def path_of(connection: Connection, request_id: str, tenant: str | None = None) -> DecisionPath | None:
-    """The whole path of a request; None as `recorded`."""
+def path_of(
+    connection: Connection, request_id: str, tenant: str | None = None, opinions: Callable[[RecordedDecision], tuple[Opinion, ...]] = lambda _: ()
+) -> DecisionPath | None:
+    """The whole path of a request; None as `recorded`. `opinions` reads what users thought of the answer."""
     found = recorded(connection, request_id, tenant)
     if found is None:
         return None
@@ -87,7 +111,9 @@ def path_of(connection: Connection, request_id: str, tenant: str | None = None) 
     named = or_(audit_log.c.request_id == request_id, audit_log.c.object_id == request_id)
     query = select(audit_log).where(audit_log.c.chain == CHAIN, audit_log.c.tenant == found.tenant, named).order_by(audit_log.c.seq).limit(MOST_ENTRIES)
     entries = tuple(shown_entry(row) for row in connection.execute(query).mappings())
-    return DecisionPath(found, tuple(sorted(attempts, key=lambda row: str(row["started_at"]))), entries)
+    thought = opinions(found)
+    score = sum(each.score for each in thought) / len(thought) if thought else None
+    return DecisionPath(found, tuple(sorted(attempts, key=lambda row: str(row["started_at"]))), entries, thought, score)
 
 
 def replay(connection: Connection, request_id: str, source: str) -> Replay | None:

@@ -51,9 +51,7 @@ class Chosen(Struct, frozen=True, kw_only=True):
 
 def state_of(now: StateNow, able: dict[str, Capabilities], seed: str) -> State:
     """The state as it was seen. Whatever is recorded under a field's name is read back under it."""
-    backends = {
-        name: BackendState(capabilities=able[name], **{field: getattr(each, field) for field in _OF_BACKEND}) for name, each in now.backends.items()
-    }
+    backends = {name: BackendState(capabilities=able[name], **{field: getattr(each, field) for field in _OF_BACKEND}) for name, each in now.backends.items()}
     return State(backends=backends, seed=seed, **{field: getattr(now, field) for field in _OF_STATE})
 
 
@@ -130,7 +128,7 @@ def read(connection: Connection, rows: list[RowMapping], able: Callable[[str], d
     able = able or Capable(connection)
     ids = [row["request_id"] for row in rows]
     rated = select(feedback.c.request_id, func.avg(feedback.c.score)).where(feedback.c.request_id.in_(ids)).group_by(feedback.c.request_id)
-    scores: dict[str, float] = {id: score for id, score in connection.execute(rated)}
+    scores: dict[str, float] = {row[0]: row[1] for row in connection.execute(rated)}
     found = []
     for row in rows:
         decision, now = _DECISION.decode(row["decision"]), _STATE.decode(row["state"])

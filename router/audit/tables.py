@@ -136,7 +136,7 @@ feedback = Table(
     "feedback",
     metadata,
     Column("request_id", String(64), primary_key=True),
-    Column("rater", String(40), primary_key=True),
+    Column("rater", String(64), primary_key=True),
     Column("tenant", String(64), nullable=False),
     Column("key_id", String(40), nullable=False),
     Column("user_id", String(64)),

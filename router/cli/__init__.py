@@ -14,6 +14,7 @@ from config.yamlfile import YamlError
 from router.cli import archive as archive  # it adds its commands to `ledger`
 from router.cli import backtest as backtest  # to `policy`
 from router.cli import balance as balance
+from router.cli import policy_log as policy_log  # its to `policy`
 from router.cli.alerts import alerts
 from router.cli.audit import audit
 from router.cli.backup import backup, restore

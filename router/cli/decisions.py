@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 
 import click
+from sqlalchemy import Connection
 
 from config.secretfile import load_secret
 from router.audit.actors import command_line
 from router.audit.erasing import erase_user
+from router.audit.feedback import Feedback
 from router.audit.log import Subject
-from router.audit.paths import path_of
+from router.audit.paths import DecisionPath, path_of
 from router.audit.paths import replay as decide_again
 from router.cli.audit import audit_of
 from router.cli.common import config_option, fail, json_option, open_home, print_json, print_table
 from router.identity.errors import Unknown
+from router.kept.sealing import Sealer
 
 
 @click.group()
@@ -34,7 +37,12 @@ def _unknown(request_id: str) -> click.ClickException:
 def show(request_id: str, config: Path | None, as_json: bool) -> None:
     """The whole path of a request, without its prompt: the decision, the attempts, who looked at it."""
     with open_home(config) as (launch, settings, database):
-        found = database.read_blocking(lambda connection: path_of(connection, request_id))
+        thought = Feedback(Sealer(load_secret(launch.environ(), settings.home).reveal().encode()), 0)
+
+        def work(connection: Connection) -> DecisionPath | None:
+            return path_of(connection, request_id, None, lambda made: thought.of(connection, made.tenant, made.request_id))
+
+        found = database.read_blocking(work)
         if found is None:
             raise _unknown(request_id)
         audit_of(launch, settings, database).note_blocking(command_line(), "decision.read", Subject("decision", request_id, found.decision.tenant))
@@ -51,6 +59,11 @@ def show(request_id: str, config: Path | None, as_json: bool) -> None:
             click.echo(f"  {reason}")
         for exclusion in made.decision.excluded:
             click.echo(f"  {exclusion.backend}: {exclusion.detail}")
+    if made.latency_ms is not None:
+        first = "" if made.first_ms is None else f", first event after {made.first_ms:.0f} ms"
+        click.echo(f"  {made.model or 'no model'}: {made.input_tokens} tokens in, {made.output_tokens} out, {made.latency_ms:.0f} ms{first}")
+    if found.score is not None:
+        click.echo(f"  score {found.score:.2f} of {len(found.feedback)} who said what they think of it")
     rows = [[row["purpose"], row["attempt"], row["backend"], row["entry"], row["outcome"], row["error"], f"{row['cost_usd']:.6f}"] for row in found.attempts]
     print_table(["PURPOSE", "ATTEMPT", "BACKEND", "ENTRY", "OUTCOME", "ERROR", "USD"], rows)
 

@@ -19,7 +19,10 @@ from config.settings import Settings, hide_password
 from policies.load import Policy, PolicyError, load_policy
 from router.cli.common import config_option, find_launch, is_serving, json_option, print_json
 from router.launch import MIGRATIONS, Launch, open_state, open_to_others, socket_path
+from router.policy_checks import require_cases
+from router.policy_file import read_status, told
 from router.policy_in_force import known_price
+from router.policy_store import policy_hash
 from router.telemetry import circuits
 
 EXTRAS = {
@@ -146,9 +149,11 @@ async def _backends(launch: Launch) -> list[Finding]:
     try:
         policy = load_policy(launch.text(), launch.config, price_of=known_price)
         await try_backends(policy, launch.environ())
+        await require_cases(policy, launch.environ())
     except PolicyError as error:
-        return [Finding("policy", "problem", str(error))]
+        return [Finding("policy", "problem", str(error)), *_in_force(launch, valid=False)]
     findings = [Finding("policy", "ok", f"{len(policy.backends)} backends, {len(policy.file.rules)} rules")]
+    findings += _in_force(launch, valid=True)
     running = circuits(launch.settings().home / "run" / "metrics") if is_serving(launch.settings()) else {}
     for name, configured in policy.backends.items():
         backend = create_backend(name, configured.spec, BackendContext(environ=launch.environ()))
@@ -161,6 +166,21 @@ async def _backends(launch: Launch) -> list[Finding]:
         findings.append(Finding(f"backend {name}", "ok" if well else "note", f"{configured.spec.kind} {backend.model}: {'ready' if well else reason}"))
         await backend.aclose()
     return findings + await _embedders(policy, launch.environ()) + _alerts(policy, launch.environ())
+
+
+def _in_force(launch: Launch, *, valid: bool) -> list[Finding]:
+    """What the server that runs on this home has made of its policy file."""
+    settings = launch.settings()
+    status = read_status(settings.home) if is_serving(settings) else None
+    if status is None:
+        return []
+    if status.path != launch.config:
+        return [Finding("policy in force", "note", f"the server on this home watches {status.path}, not {launch.config}")]
+    if not status.valid:
+        return [Finding("policy in force", "problem", f"the server keeps version {status.version}, the last good one: {status.path}: {told(status.problems)}")]
+    if valid and status.hash != policy_hash(launch.text()):
+        return [Finding("policy in force", "note", f"the file has changed since version {status.version}; the server takes it within two seconds")]
+    return [Finding("policy in force", "ok", f"the file was imported; it or a later change over the API is served (it was version {status.version})")]
 
 
 def _alerts(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:

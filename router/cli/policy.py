@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+from sqlalchemy import Connection
 
 from adapters.backend import DATA_CLASSES
 from config.settings import load_settings
@@ -16,12 +18,24 @@ from policies.load import Policy, PolicyError, load_policy
 from router import policy_store
 from router.audit.actors import command_line
 from router.audit.changes import recorded_policy
+from router.audit.log import Subject
 from router.backends import load_kinds, try_policy
 from router.cli.audit import audit_of
 from router.cli.common import config_option, fail, find_launch, json_option, open_home, print_json, print_table
 from router.launch import Launch
+from router.policy_checks import capabilities_of, check_blocking
 from router.policy_in_force import known_price
 
+LONGEST_COMMENT = 500
+
+
+def _line(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if len(value) > LONGEST_COMMENT or not value.isprintable():
+        raise click.BadParameter(f"must be one line of at most {LONGEST_COMMENT} characters")
+    return value
+
+
+comment_option = click.option("--comment", default="", callback=_line, help="Why: shown with the version, or in the audit log.")
 file_argument = click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 
 
@@ -65,14 +79,13 @@ def validate(file: Path | None, config: Path | None, as_json: bool) -> None:
 @json_option
 def run_tests(file: Path | None, config: Path | None, as_json: bool) -> None:
     """Run the policy's own `cases`. Exit status 1 when one does not hold. Nothing is called."""
-    from adapters.backend import BackendContext, create_backend
+    import asyncio
+
     from policies.cases import run_cases
 
     launch = find_launch(file or config)
     loaded = _load(launch)
-    context = BackendContext(environ=launch.environ())
-    capabilities = {name: create_backend(name, configured.spec, context).capabilities for name, configured in loaded.backends.items()}
-    results = run_cases(loaded, capabilities)
+    results = run_cases(loaded, asyncio.run(capabilities_of(loaded, launch.environ())))
     failed = sum(not result.ok for result in results)
     if as_json:
         print_json(
@@ -103,8 +116,57 @@ def versions(config: Path | None, as_json: bool) -> None:
     """Every policy that was ever active."""
     with open_home(config) as (_, _, database):
         found = database.read_blocking(policy_store.list_versions)
-    rows = [[row.version, "active" if row.active else "", row.source, row.author, row.hash[:12]] for row in found]
-    print_json([_shown(row) for row in found]) if as_json else print_table(["VERSION", "STATE", "SOURCE", "AUTHOR", "HASH"], rows)
+    rows = [[row.version, "active" if row.active else "", _when(row.created_at), row.source, row.author, row.hash[:12], row.comment] for row in found]
+    print_json([_shown(row) for row in found]) if as_json else print_table(["VERSION", "STATE", "MADE", "SOURCE", "AUTHOR", "HASH", "COMMENT"], rows)
+
+
+def _when(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+@policy.command("show")
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@config_option
+@json_option
+def show(version: int | None, config: Path | None, as_json: bool) -> None:
+    """The text of a version, by default of the active one."""
+    with open_home(config) as (launch, settings, database):
+        read = policy_store.active_version if version is None else lambda connection: policy_store.get_version(connection, version)
+        found = database.read_blocking(read)
+        if found is None:
+            raise fail("there is no such policy version; see them with: headgate policy versions")
+        audit_of(launch, settings, database).note_blocking(command_line(), "policy.read", Subject("policy", str(found.version)))
+    print_json(msgspec.to_builtins(found)) if as_json else click.echo(found.text, nl=not found.text.endswith("\n"))
+
+
+@policy.command("import")
+@file_argument
+@comment_option
+@click.option("--author", help="Who made the version (default: cli and the name of your account).")
+@click.option("--force", is_flag=True, help="Also where the policy's own cases do not hold.")
+@config_option
+@json_option
+def import_policy(file: Path | None, comment: str, author: str | None, force: bool, config: Path | None, as_json: bool) -> None:
+    """Put a policy file in force now; a running server follows within a second. Exit status 2 where it has a problem: then nothing changes."""
+    with open_home(config) as (launch, settings, database):
+        chosen = launch if file is None else find_launch(file)
+        text = chosen.text()
+        check_blocking(text, chosen.config, launch.environ(), cases=not force)
+        name = (author or _account())[:64]
+
+        def work(connection: Connection) -> policy_store.PolicyVersion:
+            if chosen.config == launch.config:  # the service's own file: it is not imported a second time when the service looks at it
+                return policy_store.import_file(connection, text, author=name, comment=comment)
+            return policy_store.add_version(connection, text, source="cli", author=name, comment=comment)
+
+        log = audit_of(launch, settings, database)
+        version = database.write_blocking(recorded_policy(log, command_line(), "policy.import", work))
+    print_json(_shown(version)) if as_json else click.echo(f"policy version {version.version} is active")
+
+
+def _account() -> str:
+    account = command_line().details.get("os_user")
+    return f"cli:{account}" if account else "cli"
 
 
 def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:
@@ -115,9 +177,10 @@ def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:
 
 @policy.command("rollback")
 @click.argument("version", type=int)
+@comment_option
 @config_option
 @json_option
-def rollback(version: int, config: Path | None, as_json: bool) -> None:
+def rollback(version: int, comment: str, config: Path | None, as_json: bool) -> None:
     """Make an earlier version active again; a running server follows within a second. The file is not changed."""
     with open_home(config) as (launch, settings, database):
         earlier = database.read_blocking(lambda connection: policy_store.get_version(connection, version))
@@ -128,7 +191,7 @@ def rollback(version: int, config: Path | None, as_json: bool) -> None:
         except PolicyError as error:
             raise fail(f"version {version} is not valid any more:\n{error}") from error
         log = audit_of(launch, settings, database)
-        work = recorded_policy(log, command_line(), "policy.rollback", lambda connection: policy_store.activate(connection, version))
+        work = recorded_policy(log, command_line(), "policy.rollback", lambda connection: policy_store.activate(connection, version), comment=comment)
         active = database.write_blocking(work)
     assert active is not None
     print_json(_shown(active)) if as_json else click.echo(f"policy version {version} is active")

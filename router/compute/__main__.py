@@ -31,9 +31,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m router.compute", description="Embedding, search and local models behind a Unix socket.")
     parser.add_argument("--socket", type=Path, required=True, help="where to listen")
     parser.add_argument("--config", required=True, help="the policy file, for its settings")
+    parser.add_argument("--started", default="", help="a copy of it, from which the settings are read in its place")
     arguments = parser.parse_args()
     configure_logging()
-    settings = Launch(config=arguments.config).settings()
+    settings = Launch(config=arguments.config, started=arguments.started).settings()
     import_plugins(settings.plugins)
     try:
         asyncio.run(serve(arguments.socket, settings))

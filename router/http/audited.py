@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from litestar import delete, get
 from litestar.params import FromPath
+from sqlalchemy import Connection
 
+from adapters.backend import DataClass
 from retrieval.values import NotFound
+from router.audit.feedback import Opinion, sees_comments
 from router.audit.log import Subject
-from router.audit.paths import DecisionPath, path_of
+from router.audit.paths import DecisionPath, RecordedDecision, path_of
 from router.audit.prompts import StoredPrompt, delete_prompt, read_prompt
 from router.http.context import HttpRequest, actor_of, gateway_of, own_tenant, principal_of
 from router.http.listing import Deleted, missing
@@ -18,12 +21,21 @@ from router.kept.keeping import require_id
 
 @get("/admin/decisions/{request_id:str}", tags=["audit"], summary="Why a request went where it went: its decision, its attempts, who looked at it")
 async def get_decision(request: HttpRequest, request_id: FromPath[str]) -> DecisionPath:
-    """Without the prompt. A tenant sees its own requests. Recorded itself."""
-    gateway, tenant = gateway_of(request), own_tenant(principal_of(request), None)
+    """Without the prompt. A tenant sees its own requests, and its administrators what users wrote of the answer. Recorded itself."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    tenant = own_tenant(principal, None)
     await gateway.recorder.flush()
+
+    def work(connection: Connection) -> DecisionPath | None:
+        def opinions(made: RecordedDecision) -> tuple[Opinion, ...]:
+            comments = sees_comments(principal, cast(DataClass, made.data_class))
+            return gateway.feedback.of(connection, made.tenant, made.request_id, comments=comments)
+
+        return path_of(connection, wanted, tenant, opinions)
+
     try:
         wanted = require_id("decision", request_id)
-        found = await gateway.database.read(lambda connection: path_of(connection, wanted, tenant))
+        found = await gateway.database.read(work)
         if found is None:
             raise NotFound("decision", request_id[:200])
     except NotFound as error:

@@ -16,14 +16,15 @@ from msgspec import Struct
 from adapters.anthropic.wire import CountBody, MessagesBody
 from adapters.types import JsonObject
 from policies.access_matrix import Endpoint, is_open
-from router.http.admin import Rollback
 from router.http.context import HttpRequest
 from router.http.conversations import AddItems, CreateConversation, UpdateConversation
 from router.http.errors import ErrorBody
+from router.http.feedback import GivenFeedback
 from router.http.identity import ChangedTeam, ChangedUser, Erasure, NewKeyBody, NewTeam, NewTenant, NewUser, Rotation
 from router.http.once import LONGEST_KEY
 from router.http.openapi_answers import ANSWERS, JSON, refusal, refusals, statuses
 from router.http.openapi_examples import shown
+from router.http.policy import COMMENT, LONGEST_COMMENT, Rollback
 from router.http.store_shapes import AttachFile, CreateStore, SearchBody, UpdateStore
 from router.wire.headgate import Headgate
 from router.wire.openai_chat import ChatBody
@@ -56,6 +57,7 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("post", "/v1/conversations"): CreateConversation,
     ("post", "/v1/conversations/{conversation_id}"): UpdateConversation,
     ("post", "/v1/conversations/{conversation_id}/items"): AddItems,
+    ("post", "/v1/feedback"): GivenFeedback,
     ("post", "/v1/embeddings"): EmbeddingsBody,
     ("post", "/v1/moderations"): ModerationsBody,
     ("post", "/v1/files"): UPLOAD,
@@ -74,6 +76,8 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("put", "/admin/policy"): POLICY_TEXT,
     ("post", "/admin/policy/validate"): POLICY_TEXT,
     ("post", "/admin/policy/backtest"): POLICY_TEXT,
+    ("post", "/admin/policy/test"): {**POLICY_TEXT, "required": False},
+    ("post", "/admin/policy/diff"): {**POLICY_TEXT, "required": False},
     ("post", "/admin/policy/rollback"): Rollback,
     ("post", "/admin/ledger/reconcile"): USAGE_EXPORT,
 }
@@ -92,7 +96,10 @@ HEADERS: dict[Endpoint, list[JsonObject]] = {
     ("POST", "/v1/messages"): [_RETRY],
     ("POST", "/v1/responses"): [_RETRY],
     ("POST", "/v1/embeddings"): [_RETRY],
-    ("PUT", "/admin/policy"): [{**_header("If-Match", "The ETag of GET /admin/policy; `*` for whatever is in force"), "required": True}],
+    ("PUT", "/admin/policy"): [
+        {**_header("If-Match", "The ETag of GET /admin/policy; `*` for whatever is in force"), "required": True},
+        _header(COMMENT, "Why the version is made, where the query does not say it", maxLength=LONGEST_COMMENT),
+    ],
 }
 """The headers that the routes read themselves."""
 

@@ -34,6 +34,10 @@ EXAMPLES: dict[Endpoint, dict[str, JsonObject | str]] = {
     ("POST", "/v1/messages/count_tokens"): {"prompt": {"model": "auto", "messages": [_HELLO]}},
     ("POST", "/v1/route/explain"): {"chat": {"model": "auto", "messages": [_HELLO]}},
     ("POST", "/v1/embeddings"): {"texts": {"model": "text-embedding-3-small", "input": ["Hello", "The battery is covered for three years."]}},
+    ("POST", "/v1/feedback"): {
+        "thumb": {"request_id": "0123456789abcdef0123456789abcdef", "thumb": "up"},
+        "score": {"request_id": "0123456789abcdef0123456789abcdef", "score": 0.25, "comment": "The second figure is wrong."},
+    },
     ("POST", "/v1/moderations"): {"text": {"input": "Write to ada@example.org."}},
     ("POST", "/v1/conversations"): {"begun": {**_ITEMS, "metadata": {"topic": "greetings"}}},
     ("POST", "/v1/conversations/{conversation_id}"): {"metadata": {"metadata": {"topic": "greetings"}}},
@@ -52,6 +56,8 @@ EXAMPLES: dict[Endpoint, dict[str, JsonObject | str]] = {
     ("POST", "/admin/keys/{key_id}/rotate"): {"overlap": {"overlap_s": 3600}},
     ("POST", "/admin/policy/validate"): {"smallest": {"version": 1, "default": "extractive"}},
     ("POST", "/admin/policy/backtest"): {"smallest": {"version": 1, "default": "extractive"}},
+    ("POST", "/admin/policy/test"): {"smallest": {"version": 1, "default": "extractive"}},
+    ("POST", "/admin/policy/diff"): {"smallest": {"version": 1, "default": "extractive"}},
     ("POST", "/admin/ledger/reconcile"): {"requests": "provider_request_id,input_tokens,output_tokens\nreq-1,1200,80\n"},
     ("POST", "/admin/policy/rollback"): {"first": {"version": 1}},
 }

@@ -27,7 +27,7 @@ def upgrade() -> None:
     op.create_table(
         "feedback",
         sa.Column("request_id", sa.String(64), nullable=False),
-        sa.Column("rater", sa.String(40), nullable=False),
+        sa.Column("rater", sa.String(64), nullable=False),
         sa.Column("tenant", sa.String(64), nullable=False),
         sa.Column("key_id", sa.String(40), nullable=False),
         sa.Column("user_id", sa.String(64)),

@@ -143,7 +143,7 @@ def test_a_user_is_erased_by_their_id_alone(headgate: Command) -> None:
     assert headgate("erase", user["id"], "--json").json == {
         "user": user["id"],
         "tenant": "acme",
-        "deleted": {"prompts": 0, "responses": 0, "conversations": 0, "idempotent_answers": 0, "remembered_parts": 0},
+        "deleted": {"prompts": 0, "responses": 0, "conversations": 0, "idempotent_answers": 0, "remembered_parts": 0, "feedback": 0, "embeddings": 0},
     }
     (erased,), (key,) = headgate("users", "list", "--json").json, headgate("keys", "list", "--json").json
     assert (erased["email"], erased["display_name"], key["name"]) == (None, None, "erased")

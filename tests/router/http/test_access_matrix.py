@@ -148,6 +148,7 @@ CASES: dict[Endpoint, tuple[Case, ...]] = {
     ("GET", "/v1/conversations/{conversation_id}/items/{item_id}"): (Case(("conversation", "item")),),
     ("DELETE", "/v1/conversations/{conversation_id}/items/{item_id}"): (Case(("conversation", "item")),),
     ("POST", "/v1/route/explain"): (body(**CHAT),),
+    ("POST", "/v1/feedback"): (body("request", request_id="<request>", score=0.5),),
     ("POST", "/v1/embeddings"): (body(done=400),),  # no embedder runs here: who may gets as far as the decoder
     ("POST", "/v1/moderations"): (body(input="Hi"),),
     ("GET", "/v1/models"): PLAIN,
@@ -171,8 +172,12 @@ CASES: dict[Endpoint, tuple[Case, ...]] = {
     ("GET", "/admin/policy"): PLAIN,
     ("PUT", "/admin/policy"): (Case(send=lambda ids: Sent(data=POLICY, headers={"if-match": "*"})),),
     ("POST", "/admin/policy/validate"): (Case(send=lambda ids: Sent(data=POLICY)),),
+    ("POST", "/admin/policy/test"): (Case(send=lambda ids: Sent(data=POLICY)),),
+    ("POST", "/admin/policy/diff"): (Case(send=lambda ids: Sent(data=POLICY)),),
+    ("GET", "/admin/policy/status"): PLAIN,
     ("GET", "/admin/policy/versions"): PLAIN,
     ("POST", "/admin/policy/backtest"): (Case(send=lambda ids: Sent(data=POLICY)),),
+    ("GET", "/admin/policy/versions/{version}"): PLAIN,
     ("POST", "/admin/policy/rollback"): (body(version=1),),
     ("GET", "/admin/tenants"): PLAIN,
     ("POST", "/admin/tenants"): (body(name="<fresh>"),),
@@ -296,6 +301,7 @@ class World:
             request_id=ids["request"],
             tenant=ids["tenant"],
             month="2026-11",
+            version=1,
         )
         sent = case.send(ids)
         headers = {**sent.headers, **({} if key is None else {"authorization": f"Bearer {key}"})}
