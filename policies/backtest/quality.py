@@ -42,7 +42,7 @@ ENOUGH_SCORES = 200
 """Requests with a score; with fewer, the outcome is whether a request succeeded."""
 
 
-class Quality(Struct, frozen=True, kw_only=True, tag_field="kind", tag="quality"):
+class Quality(Struct, frozen=True, kw_only=True, tag="quality"):
     """Level 2. Outcomes run from 0 to 1. `logged` is what was; `difference` is the candidate's less that, request by request.
 
     `effective` is the number of unweighted requests that would say as much as the weighted ones; `trials` are the drawn requests that the estimate of what

@@ -27,7 +27,7 @@ LISTED = 20
 """Requests whose replay came out different are listed up to here; all are counted."""
 
 
-class Replayed(Struct, frozen=True, kw_only=True, tag_field="kind", tag="decisions"):
+class Replayed(Struct, frozen=True, kw_only=True, tag="replay"):
     """Level 0. `replay`: every request decided once more by the version that decided it, which must find the same. `changes`: by the candidate.
 
     `unreadable` requests were decided by versions that cannot be loaded any more, and are not replayed. `assumed` backends are new, or another model under

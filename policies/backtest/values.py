@@ -101,7 +101,7 @@ class CostLine(Struct, frozen=True, kw_only=True):
     after_usd: Estimate
 
 
-class Costs(Struct, frozen=True, kw_only=True, tag_field="kind", tag="costs"):
+class Costs(Struct, frozen=True, kw_only=True, tag="cost"):
     """Level 1. `before_usd` is from the books and exact."""
 
     requests: int
