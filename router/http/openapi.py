@@ -17,6 +17,7 @@ from adapters.anthropic.wire import CountBody, MessagesBody
 from adapters.types import JsonObject
 from policies.access_matrix import Endpoint, is_open
 from router.http.admin import Rollback
+from router.http.canaries import Resumption
 from router.http.context import HttpRequest
 from router.http.conversations import AddItems, CreateConversation, UpdateConversation
 from router.http.errors import ErrorBody
@@ -74,6 +75,7 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("put", "/admin/policy"): POLICY_TEXT,
     ("post", "/admin/policy/validate"): POLICY_TEXT,
     ("post", "/admin/policy/rollback"): Rollback,
+    ("post", "/admin/canaries/{rule}/resume"): Resumption,
     ("post", "/admin/ledger/reconcile"): USAGE_EXPORT,
 }
 """The bodies of the routes that decode them themselves: a struct, or a whole `requestBody` object."""
