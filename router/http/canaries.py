@@ -7,14 +7,19 @@ from typing import Any
 
 from litestar import get, post
 from litestar.params import FromPath
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from policies.canary import canaries_of
 from router.audit.log import Subject
 from router.http.context import HttpRequest, actor_of, gateway_of
-from router.http.errors import ApiError
+from router.http.errors import ApiError, decode_body
 from router.trials import store
 from router.trials.shown import shown
+
+
+class Resumption(Struct, frozen=True, forbid_unknown_fields=True):
+    """No fields: the path says which."""
 
 
 class _Running(Exception):
@@ -35,6 +40,7 @@ async def resume_canary(request: HttpRequest, rule: FromPath[str]) -> dict[str, 
     """It is judged by what comes from now on. All workers follow within a second."""
     gateway = gateway_of(request)
     active = gateway.policy.current
+    decode_body(await request.body() or b"{}", Resumption)
     if rule not in canaries_of(active.policy):
         raise ApiError(404, "canary_not_found", f"No rule {rule[:80]!r} with a canary in the policy in force. See GET /admin/canaries.", param="rule")
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 from adapters.anthropic.wire import CountBody, MessagesBody
 from adapters.types import JsonObject
 from policies.access_matrix import Endpoint, is_open
+from router.http.canaries import Resumption
 from router.http.context import HttpRequest
 from router.http.conversations import AddItems, CreateConversation, UpdateConversation
 from router.http.errors import ErrorBody
@@ -79,6 +80,7 @@ BODIES: dict[tuple[str, str], type[Struct] | JsonObject] = {
     ("post", "/admin/policy/diff"): {**POLICY_TEXT, "required": False},
     ("post", "/admin/policy/backtest"): POLICY_TEXT,
     ("post", "/admin/policy/rollback"): Rollback,
+    ("post", "/admin/canaries/{rule}/resume"): Resumption,
     ("post", "/admin/ledger/reconcile"): USAGE_EXPORT,
 }
 """The bodies of the routes that decode them themselves: a struct, or a whole `requestBody` object."""

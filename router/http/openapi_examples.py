@@ -60,6 +60,7 @@ EXAMPLES: dict[Endpoint, dict[str, JsonObject | str]] = {
     ("POST", "/admin/policy/backtest"): {"smallest": {"version": 1, "default": "extractive"}},
     ("POST", "/admin/ledger/reconcile"): {"requests": "provider_request_id,input_tokens,output_tokens\nreq-1,1200,80\n"},
     ("POST", "/admin/policy/rollback"): {"first": {"version": 1}},
+    ("POST", "/admin/canaries/{rule}/resume"): {"again": {}},
 }
 
 
