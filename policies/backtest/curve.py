@@ -103,7 +103,7 @@ def curve_of_log(lines: Sequence[Line], candidate: Policy, called: dict[str, str
         return Refusal(reason="the policy decides nothing by complexity", remedy="add complexity: {weak: …, strong: …, threshold: …}, or give --pairs")
     weak, strong = called[complexity.weak], called[complexity.strong]
     measure, answered = outcomes(lines)
-    used = [line for line in answered if line.by_complexity and line.complexity is not None]
+    used = [line for line in answered if line.by_complexity and line.complexity is not None and {name for name, _ in line.shares} <= {weak, strong}]
     if len(used) < FEWEST_REQUESTS:
         return Refusal(
             reason=f"only {len(used)} requests with an outcome are decided by complexity; at least {FEWEST_REQUESTS} are needed",

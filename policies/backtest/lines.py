@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import get_args
 
-from policies.backtest.redeciding import distribution, reason, target
+from policies.backtest.redeciding import distribution, target
 from policies.backtest.values import Line
 from policies.decision import BackendState, Decision
 from policies.features import Features
@@ -47,15 +47,16 @@ def line_of(
     assumed: Mapping[str, BackendState] | None = None,
     logged: Mapping[str, str] | None = None,
     *,
+    kept: bool | None = None,
     statistics: bool = True,
 ) -> Line:
-    """The line of a request. `called` are the candidate's `labels`, `logged` those of the policy that decided then (default: its own names).
+    """The line of a request. `called` are the candidate's `labels`, `logged` those of the policy that decided then (default: its own names); `kept` as for `redecide`.
 
     With `statistics` also over which backends the candidate draws it, which costs further decisions where it does.
     """
     was = logged or {}
     before = record.decision
-    shares = distribution(candidate, record, after, assumed) if statistics else {target(after): 1.0}
+    shares = distribution(candidate, record, after, assumed, kept=kept) if statistics else {target(after): 1.0}
     merged: dict[str, float] = {}
     for name, share in shares.items():
         label = called.get(name, name)
@@ -66,7 +67,7 @@ def line_of(
         tenant=record.tenant,
         created_at=record.created_at,
         kind=(record.policy_version, _kind(before)),
-        rule=after.rule or reason(after).partition(":")[0],
+        rule=after.rule or _kind(after),
         before=was.get(target(before), target(before)),
         after=called.get(target(after), target(after)),
         shares=tuple(merged.items()),
@@ -97,7 +98,8 @@ def _kind(decision: Decision) -> str:
         return _REFUSED + decision.outcome
     if decision.rule is not None:
         return f"rule:{decision.rule}"
-    return reason(decision).partition(":")[0] if not reason(decision).startswith("pin:") else reason(decision)
+    first = decision.reasons[0] if decision.reasons else "nothing"
+    return first if first.startswith("pin:") else first.partition(":")[0]
 
 
 def _numbers(features: Features) -> tuple[float, ...]:

@@ -58,13 +58,14 @@ class Changes(Struct, frozen=True, kw_only=True):
     moves: tuple[Move, ...]
 
 
-def redecide(policy: Policy, record: Record, assumed: Mapping[str, BackendState] | None = None) -> Decision:
+def redecide(policy: Policy, record: Record, assumed: Mapping[str, BackendState] | None = None, *, kept: bool | None = None) -> Decision:
     """The decision for a logged request, from what it was decided from. Pure; raises nothing.
 
     `assumed` are states of backends that are new, or another model under an old name: without one, a new backend counts as not running. What was passed
-    over then because its own rate limit was reached is passed over again.
+    over then because its own rate limit was reached is passed over again. `kept`: the thresholds of complexity that were in force then hold for this
+    policy too, as they do for one with the same table (default: for the very policy that decided).
     """
-    return _decide(policy, record, _state(record, assumed))
+    return _decide(policy, record, _state(policy, record, assumed, kept))
 
 
 def _decide(policy: Policy, record: Record, state: State) -> Decision:
@@ -73,8 +74,11 @@ def _decide(policy: Policy, record: Record, state: State) -> Decision:
     return passed_over(made, [name for name in full if name in made.candidates]) if full else made
 
 
-def _state(record: Record, assumed: Mapping[str, BackendState] | None, seed: str | None = None) -> State:
+def _state(policy: Policy, record: Record, assumed: Mapping[str, BackendState] | None, kept: bool | None, seed: str | None = None) -> State:
     state = record.state
+    holds = policy.hash == record.policy_hash if kept is None else kept
+    if not holds and state.thresholds:
+        state = msgspec.structs.replace(state, thresholds={})
     if assumed:
         state = msgspec.structs.replace(state, backends={**state.backends, **assumed})
     return state if seed is None else msgspec.structs.replace(state, seed=seed)
@@ -86,10 +90,10 @@ def target(decision: Decision) -> str:
 
 
 def reason(decision: Decision) -> str:
-    """The reason that decided, without the score: `rule:code`, `complexity:strong`, `pin:mini`, `default`."""
+    """The reason that decided, without the score: `rule:code`, `complexity:strong`, `explore:weak`, `pin:mini`, `default`."""
     first = decision.reasons[0] if decision.reasons else "nothing"
     if first.startswith("complexity:"):
-        return f"complexity:{first.rpartition(':')[2]}"
+        return next((each for each in decision.reasons if each.startswith("explore:")), f"complexity:{first.rpartition(':')[2]}")
     return first
 
 
@@ -166,7 +170,9 @@ def summarise(policy: Policy, records: Iterable[Record], assumed: Mapping[str, B
     return summary.result()
 
 
-def distribution(policy: Policy, record: Record, first: Decision, assumed: Mapping[str, BackendState] | None = None) -> dict[str, float]:
+def distribution(
+    policy: Policy, record: Record, first: Decision, assumed: Mapping[str, BackendState] | None = None, *, kept: bool | None = None
+) -> dict[str, float]:
     """With which probability a policy sends a logged request to each backend first, over all seeds; `first` is its decision for the logged one.
 
     The logged draw must not count: it is what the logged choice hangs on too. Exact for weighted rules and for a draw between two backends; else what
@@ -190,7 +196,7 @@ def distribution(policy: Policy, record: Record, first: Decision, assumed: Mappi
         if sum(found.values()) > 1.0 - 1e-9:
             break
         seed = f"{record.request_id}/{number}"
-        drawn = _decide(policy, _of_others(record, seed), _state(record, assumed, seed))
+        drawn = _decide(policy, _of_others(record, seed), _state(policy, record, assumed, kept, seed))
         found[target(drawn)] = drawn.propensity
     total = sum(found.values())
     return {name: share / total for name, share in found.items()}

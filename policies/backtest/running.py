@@ -91,13 +91,14 @@ class Backtest:
             self._unreadable += 1
         else:
             self._replay(record, decided_by)
-        after = redecide(self._candidate, record, self._assumed)
+        kept = decided_by is not None and decided_by.file.complexity == self._candidate.file.complexity
+        after = redecide(self._candidate, record, self._assumed, kept=kept)
         self._summary.add(record, after)
         self._unknown += self._candidate.asks_complexity and record.features.complexity is None
         if self._level or self._curve:
             logged = self._logged(decided_by)
             statistics = self._level > 1 or self._curve
-            self._lines.append(line_of(record, after, self._candidate, self._called, self._assumed, logged, statistics=statistics))
+            self._lines.append(line_of(record, after, self._candidate, self._called, self._assumed, logged, kept=kept, statistics=statistics))
 
     def _replay(self, record: Record, decided_by: Policy) -> None:
         self._replayed += 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from policies.backtest.lines import labels
 from policies.backtest.redeciding import distribution, redecide, summarise, target
 from policies.decide import State, decide
+from policies.load import load_policy
 from tests.policies.backtest.simulator import BACKENDS, BOTH, CERTAIN, EXPLORING, policy, threshold, world
 
 
@@ -56,13 +58,9 @@ def test_the_distribution_is_what_draws_with_other_seeds_come_to(weights: list[i
 
 def test_another_model_under_an_old_name_is_another_backend_and_the_same_model_under_a_new_name_is_not() -> None:
     before = policy("")
-    other = before.__class__
     assert labels(before, before) == {"weak": "weak", "strong": "strong", "extractive": "extractive"}
     text = BACKENDS.replace("weak: {kind: scripted, text: a, price", "weak: {kind: scripted, model: newer, text: a, price")
-    from policies.load import load_policy
-
     after = load_policy(text, price_of=lambda _name, _spec: None)
-    assert isinstance(after, other)
     assert labels(before, after)["weak"] == "weak (newer)"
     first = load_policy("version: 1\nbackends: {old: {kind: scripted, model: m, price: {input: 1, output: 1}}}\ndefault: old\n", price_of=lambda *_: None)
     second = load_policy("version: 1\nbackends: {new: {kind: scripted, model: m, price: {input: 1, output: 1}}}\ndefault: new\n", price_of=lambda *_: None)
@@ -74,3 +72,16 @@ def test_deciding_again_does_not_depend_on_the_order_of_the_requests() -> None:
     shuffled = random.Random(1).sample(logged.records, len(logged.records))
     one, other = summarise(threshold(0.5), logged.records), summarise(threshold(0.5), shuffled)
     assert [(move.before, move.after, move.requests) for move in one.moves] == [(move.before, move.after, move.requests) for move in other.moves]
+
+
+@pytest.mark.skipif("thresholds" not in State.__struct_fields__, reason="thresholds do not move here")
+def test_a_threshold_that_moved_holds_for_the_policy_it_moved_under_and_for_no_other() -> None:
+    logged = world(threshold(0.6), 6, 200)
+    moved = [
+        msgspec.structs.replace(record, state=msgspec.structs.replace(record.state, **{"thresholds": {record.features.tenant: 0.8}}))
+        for record in logged.records
+    ]
+    strong = {value: sum((record.features.complexity or 0) >= value for record in moved) for value in (0.45, 0.6, 0.8)}
+    assert sum(target(redecide(logged.logging, record)) == "strong" for record in moved) == strong[0.8]
+    assert sum(target(redecide(threshold(0.45), record)) == "strong" for record in moved) == strong[0.45]
+    assert sum(target(redecide(threshold(0.45), record, kept=True)) == "strong" for record in moved) == strong[0.8]
