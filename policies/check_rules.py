@@ -148,7 +148,8 @@ class RuleChecker:
 
     def _time(self, part: TimeOfDay, path: Path) -> None:
         try:
-            zoneinfo.ZoneInfo(part.zone)
+            if part.zone != "UTC":
+                zoneinfo.ZoneInfo(part.zone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             near = nearest(part.zone, zoneinfo.available_timezones())
             self._add((*path, "zone"), f"there is no time zone {part.zone!r}; write it as Europe/Berlin", near)
