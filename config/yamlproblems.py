@@ -66,6 +66,14 @@ class Places:
         """The keys written in the mapping at `path`, whether their values are valid or not."""
         return tuple(str(found[-1]) for found in self._keys if found[:-1] == path)
 
+    def keys_below(self, path: Path) -> dict[str, tuple[str, ...]]:
+        """The same for each mapping right below `path`, in one go."""
+        found: dict[str, list[str]] = {}
+        for each in self._keys:
+            if len(each) == len(path) + 2 and each[:-2] == path:
+                found.setdefault(str(each[-2]), []).append(str(each[-1]))
+        return {name: tuple(keys) for name, keys in found.items()}
+
     def adopt(self, other: Places, file: str, moved: Callable[[Path], Path]) -> None:
         """Take over the places of an included file, whose values stand elsewhere in the whole; what is there already stays."""
         for own, theirs in ((self._values, other._values), (self._keys, other._keys)):

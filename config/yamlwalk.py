@@ -6,6 +6,7 @@ import operator
 import re
 import types
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_origin
 
@@ -157,7 +158,7 @@ class Walk:
             if chosen is None:
                 return INVALID
             wanted = chosen
-        fields = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
+        fields = _fields(wanted)
         tag = wanted.__struct_config__.tag_field if wanted.__struct_config__.tag is not None else None
         values: dict[str, Any] = {}
         good = len(pairs) == len(cast(yaml.MappingNode, node).value)
@@ -229,6 +230,12 @@ class Walk:
                     return value
         expected = " or ".join(describe(member) for member in members)
         return self.wrong(node, path, f"expected {expected}, found {found_word(node)}")
+
+
+@cache
+def _fields(wanted: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """A struct's fields by the key that each has in a file: finding out their types takes longer than the walk."""
+    return {field.encode_name: field for field in msgspec.structs.fields(wanted)}
 
 
 def _fits(node: yaml.Node, member: Any) -> bool:

@@ -11,7 +11,7 @@ from adapters.backend import DATA_CLASSES, BackendSpec, DataClass, clearance_of,
 from config.prices import Price
 from config.yamlfile import Path, nearest
 from policies.access import TENANT_MATRIX
-from policies.conditions import contradictions, facts, implies, placed_parts
+from policies.conditions import contradictions, facts, follows, may_follow, mentioned, placed_parts
 from policies.ladder import fallbacks
 from policies.matching import minutes
 from policies.schema import TAG, Complexity, Fallback, PolicyFile, Rule, Tenant, TimeOfDay, Use, When, one_or_more
@@ -150,7 +150,8 @@ class RuleChecker:
 
     def _time(self, part: TimeOfDay, path: Path) -> None:
         try:
-            zoneinfo.ZoneInfo(part.zone)
+            if part.zone != "UTC":
+                zoneinfo.ZoneInfo(part.zone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             near = nearest(part.zone, zoneinfo.available_timezones())
             self._add((*path, "zone"), f"there is no time zone {part.zone!r}; write it as Europe/Berlin", near)
@@ -230,10 +231,12 @@ class RuleChecker:
 
     def _shadowed(self, index: int, rule: Rule, path: Path) -> None:
         """A rule behind one that holds whenever it does. A lock holds whichever rule decides, and pins are no matter of the first rule."""
-        if rule.lock or facts(rule.when).impossible():
+        found = facts(rule.when)
+        if rule.lock or found.impossible():
             return
+        known = mentioned(rule.when)
         for earlier in self.file.rules[:index]:
-            if (rule.pin_fallback and not earlier.pin_fallback) or not implies(rule.when, earlier.when):
+            if (rule.pin_fallback and not earlier.pin_fallback) or not (may_follow(known, earlier.when) and follows(found, earlier.when)):
                 continue
             if earlier.when == When():
                 self._add(path, f"this rule can never decide: rule {earlier.name!r} before it has no condition")

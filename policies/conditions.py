@@ -5,7 +5,8 @@ Both are sound and not complete: what is said is so, and of what is more involve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ ANY_OF = ("key", "tags", "needs")
 SEARCHED = ("hits", "context_tokens", "top_score")
 """What only a request that searched documents has."""
 
+MOST_GROUPS = 4
 MOST_STEPS = 2_000
 """How far a proof is followed: conditions of `any` in `any` in `any` grow quickly."""
 
@@ -42,11 +44,28 @@ class Facts(Struct):
 
     def impossible(self) -> bool:
         """Whether it can never hold."""
-        if any(not values for values in self.one_of.values()) or len(self.grounded) > 1:
+        if len(self.grounded) > 1 or not all(self.one_of.values()):
             return True
-        if any(name in self.high and least > self.high[name] for name, least in self.low.items()):
+        if self.low and self.high and any(name in self.high and least > self.high[name] for name, least in self.low.items()):
             return True
         return False in self.grounded and any(self.low.get(name, 0) > 0 for name in SEARCHED)
+
+    def and_also(self, when: When, but: int | None = None) -> Facts:
+        """With another condition; without the group of `anys` at the place `but`."""
+        found = Facts(
+            one_of=dict(self.one_of),
+            any_of={name: list(values) for name, values in self.any_of.items()},
+            low=dict(self.low),
+            high=dict(self.high),
+            grounded=set(self.grounded),
+            times=list(self.times),
+            backends=list(self.backends),
+            anys=[group for index, group in enumerate(self.anys) if index != but],
+            nots=list(self.nots),
+        )
+        for atom in atoms(when):
+            _add(found, atom)
+        return found
 
 
 def facts(*whens: When) -> Facts:
@@ -81,20 +100,41 @@ def placed_parts(when: When, path: Path) -> Iterator[tuple[Path, When]]:
         yield from placed_parts(when.none, (*path, "not"))
 
 
+class _Wanted(Struct, frozen=True):
+    """One atom of a condition, without the fields that say nothing."""
+
+    one_of: tuple[tuple[str, frozenset[str]], ...]
+    any_of: tuple[tuple[str, frozenset[str]], ...]
+    low: tuple[tuple[str, float], ...]
+    high: tuple[tuple[str, float], ...]
+    atom: When
+
+
+def _wanted(when: When) -> tuple[_Wanted, ...]:
+    return tuple(_read(atom) for atom in atoms(when))
+
+
+@lru_cache(maxsize=4096)
+def _read(atom: When) -> _Wanted:
+    def named(names: Iterable[str]) -> tuple[tuple[str, frozenset[str]], ...]:
+        return tuple((name, frozenset(one_or_more(written))) for name in names if (written := getattr(atom, name)) is not None)
+
+    def bounds(start: str) -> tuple[tuple[str, float], ...]:
+        return tuple((name, bound) for name, _ in BOUNDS if (bound := getattr(atom, start + name)) is not None)
+
+    return _Wanted(named(ONE_OF), named(ANY_OF), bounds("min_"), bounds("max_"), atom)
+
+
 def _add(found: Facts, when: When) -> None:
-    for name in ONE_OF:
-        if (written := getattr(when, name)) is not None:
-            values = frozenset(one_or_more(written))
-            found.one_of[name] = found.one_of[name] & values if name in found.one_of else values
-    for name in ANY_OF:
-        if (written := getattr(when, name)) is not None:
-            found.any_of.setdefault(name, []).append(frozenset(one_or_more(written)))
-    for name, _ in BOUNDS:
-        least, most = getattr(when, f"min_{name}"), getattr(when, f"max_{name}")
-        if least is not None:
-            found.low[name] = max(least, found.low.get(name, least))
-        if most is not None:
-            found.high[name] = min(most, found.high.get(name, most))
+    read = _read(when)
+    for name, values in read.one_of:
+        found.one_of[name] = found.one_of[name] & values if name in found.one_of else values
+    for name, values in read.any_of:
+        found.any_of.setdefault(name, []).append(values)
+    for name, least in read.low:
+        found.low[name] = max(least, found.low.get(name, least))
+    for name, most in read.high:
+        found.high[name] = min(most, found.high.get(name, most))
     if when.grounded is not None:
         found.grounded.add(when.grounded)
     if when.time is not None:
@@ -109,52 +149,77 @@ def _add(found: Facts, when: When) -> None:
 
 def implies(first: When, second: When) -> bool:
     """Whether the second surely holds wherever the first does."""
-    return _Proof().holds((first,), second)
+    return follows(facts(first), second)
+
+
+def follows(found: Facts, wanted: When) -> bool:
+    """Whether a condition surely holds wherever these facts do."""
+    return _Proof().holds(found, wanted)
+
+
+def mentioned(when: When) -> dict[str, frozenset[str]]:
+    """What a condition says anything of, anywhere in it; of names also which."""
+    found: dict[str, frozenset[str]] = {}
+    for part in when.parts():
+        read = _read(part)
+        for name, values in (*read.one_of, *read.any_of):
+            found[name] = found.get(name, frozenset()) | values
+        for name, _ in (*read.low, *read.high):
+            found.setdefault(name, frozenset())
+    return found
+
+
+def may_follow(known: dict[str, frozenset[str]], wanted: When) -> bool:
+    """Whether there is any point in a proof: a condition follows from none that mentions nothing of it. `known` is what that one mentions."""
+    for each in _wanted(wanted):
+        if any(not known.get(name, frozenset()) & values for name, values in (*each.one_of, *each.any_of)):
+            return False
+        if any(name not in known for name, _ in (*each.low, *each.high)):
+            return False
+        if each.atom.any is not None and not any(may_follow(known, branch) for branch in each.atom.any):
+            return False
+    return True
 
 
 class _Proof:
     def __init__(self) -> None:
         self._left = MOST_STEPS
 
-    def holds(self, known: tuple[When, ...], wanted: When) -> bool:
+    def holds(self, found: Facts, wanted: When) -> bool:
         self._left -= 1
         if self._left < 0:
             return False
-        found = facts(*known)
-        if found.impossible() or all(self._atom(known, found, atom) for atom in atoms(wanted)):
+        if found.impossible() or all(self._atom(found, each) for each in _wanted(wanted)):
             return True
-        for index, group in enumerate(found.anys):  # whichever of them it is
-            rest = tuple(_without_any(each, group) for each in known)
-            if group and all(self.holds((*rest, branch), wanted) for branch in group):
-                return True
-            if index >= 3:
-                break
-        return False
+        return any(  # whichever of a group it is
+            group and all(self.holds(found.and_also(branch, but=index), wanted) for branch in group) for index, group in enumerate(found.anys[:MOST_GROUPS])
+        )
 
-    def _atom(self, known: tuple[When, ...], found: Facts, wanted: When) -> bool:
-        for name in ONE_OF:
-            written = getattr(wanted, name)
-            if written is not None and not (name in found.one_of and found.one_of[name] <= frozenset(one_or_more(written))):
+    def _atom(self, found: Facts, wanted: _Wanted) -> bool:
+        for name, values in wanted.one_of:
+            if name not in found.one_of or not found.one_of[name] <= values:
                 return False
-        for name in ANY_OF:
-            written = getattr(wanted, name)
-            if written is not None and not any(values <= frozenset(one_or_more(written)) for values in found.any_of.get(name, ())):
+        for name, values in wanted.any_of:
+            if not any(known <= values for known in found.any_of.get(name, ())):
                 return False
-        for name, _ in BOUNDS:
-            least, most = getattr(wanted, f"min_{name}"), getattr(wanted, f"max_{name}")
-            if (least is not None and found.low.get(name, -1) < least) or (most is not None and found.high.get(name, most + 1) > most):
+        for name, least in wanted.low:
+            if found.low.get(name, -1) < least:
                 return False
-        if wanted.grounded is not None and found.grounded != {wanted.grounded}:
+        for name, most in wanted.high:
+            if found.high.get(name, most + 1) > most:
+                return False
+        atom = wanted.atom
+        if atom.grounded is not None and found.grounded != {atom.grounded}:
             return False
-        if (wanted.time is not None and wanted.time not in found.times) or (wanted.backend is not None and wanted.backend not in found.backends):
+        if (atom.time is not None and atom.time not in found.times) or (atom.backend is not None and atom.backend not in found.backends):
             return False
-        if wanted.any is not None and not any(self.holds(known, branch) for branch in wanted.any):
+        if atom.any is not None and not any(self.holds(found, branch) for branch in atom.any):
             return False
-        return wanted.none is None or self._never(known, found, wanted.none)
+        return atom.none is None or self._never(found, atom.none)
 
-    def _never(self, known: tuple[When, ...], found: Facts, unwanted: When) -> bool:
-        """Whether it surely does not hold where all of `known` does."""
-        return facts(*known, unwanted).impossible() or any(self.holds((unwanted,), excluded) for excluded in found.nots)
+    def _never(self, found: Facts, unwanted: When) -> bool:
+        """Whether it surely does not hold where all that is found does."""
+        return found.and_also(unwanted).impossible() or any(self.holds(facts(unwanted), excluded) for excluded in found.nots)
 
 
 def _without_any(when: When, group: tuple[When, ...]) -> When:

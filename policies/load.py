@@ -187,10 +187,11 @@ def with_tenant_defaults(file: PolicyFile, places: Places) -> PolicyFile:
     """The file in which every tenant has, of the keys that its own table does not write, what holds for every tenant."""
     if file.tenant_defaults == Tenant():
         return file
-    merged = {}
-    for name, tenant in file.tenants.items():
-        written = places.keys(("tenants", name))
-        merged[name] = msgspec.structs.replace(file.tenant_defaults, **{key: getattr(tenant, key) for key in written})
+    written = places.keys_below(("tenants",))
+    merged = {
+        name: msgspec.structs.replace(file.tenant_defaults, **{key: getattr(tenant, key) for key in written.get(name, ())})
+        for name, tenant in file.tenants.items()
+    }
     return msgspec.structs.replace(file, tenants=merged)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 from zoneinfo import ZoneInfo
 
@@ -65,7 +65,7 @@ def _parts_hold(when: When, features: Features, state: State) -> bool:
 
 def within(part: TimeOfDay, now: float) -> bool:
     """Whether a moment (seconds since the epoch) lies in this part of the day, by the clocks of its zone."""
-    local = datetime.fromtimestamp(now, ZoneInfo(part.zone))
+    local = datetime.fromtimestamp(now, UTC if part.zone == "UTC" else ZoneInfo(part.zone))  # which needs no time zone database
     minute, start, end = local.hour * 60 + local.minute, minutes(part.start), minutes(part.to)
     began = local
     if end <= start and minute < end:  # it began yesterday

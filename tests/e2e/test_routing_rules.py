@@ -213,3 +213,23 @@ def test_a_rule_that_no_backend_can_serve_is_refused(tmp_path: Path) -> None:
     refused = headgate(tmp_path, "policy", "validate")
     assert refused.returncode == 2
     assert "headgate.yaml:6:56: rules[0].use: none of these backends can do tools, which this rule's requests need" in refused.stderr
+
+
+async def test_over_the_api_a_policy_stands_alone_and_its_problems_name_the_part(tmp_path: Path) -> None:
+    start = "version: 1\ninclude: [more.yaml]\ndefault: extractive\n"
+    whole = start + "--- # include: more.yaml\nbackends:\n  one: {kind: scripted}\nrules:\n  - {name: gold, when: {tags: gold}, use: [one]}\n"
+    async with (
+        serving("version: 1\ndefault: extractive\n", tmp_path) as service,
+        aiohttp.ClientSession(headers={**service.bearer(service.admin_key), "if-match": "*"}) as session,
+    ):
+        (tmp_path / "more.yaml").write_text("rules: []")  # a file of that name is there, and is not read
+        async with session.put(f"{service.url}/admin/policy", data=start) as response:
+            refused = (await response.json())["error"]
+        assert (response.status, refused["code"], refused["param"]) == (400, "invalid_policy", "include[0]")
+        async with session.put(f"{service.url}/admin/policy", data=whole.replace("use: [one]", "use: [two]")) as response:
+            assert "more.yaml, line 4, column 44: rules[0].use[0]: there is no backend 'two'" in (await response.json())["error"]["message"]
+        async with session.put(f"{service.url}/admin/policy", data=whole) as response:
+            assert response.status == 200, await response.text()
+        async with session.get(f"{service.url}/admin/policy") as response:
+            assert await response.text() == whole
+        assert await backend_of(service, "hello", tags=["gold"]) == "one"

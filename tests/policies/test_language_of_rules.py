@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.cases import run_cases
-from policies.conditions import contradictions, facts, implies
+from policies.conditions import contradictions, facts, implies, may_follow, mentioned
 from policies.decide import Decision, State, decide
 from policies.features import Features
 from policies.load import Policy
@@ -197,6 +197,7 @@ WORLD = [
 @given(WHENS, WHENS)
 def test_what_is_said_to_imply_holds_in_every_world(first: When, second: When) -> None:
     if implies(first, second):
+        assert may_follow(mentioned(first), second) or facts(first).impossible()
         assert all(matches(second, *world) for world in WORLD if matches(first, *world))
 
 
