@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from adapters.types import GenerateRequest, Message, TextPart
 from policies.history import transcript
 
-JUDGE_TOKENS = 1_000
+JUDGE_TOKENS = 2_000
 """Of the judge's answer at most: a few for the label, the rest for models that think first."""
 
 LONGEST_CONVERSATION = 60_000

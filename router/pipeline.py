@@ -567,6 +567,16 @@ class Exchange:
         """What was left out of the request's messages; None where nothing was."""
         return None if self.attempt is None else self.attempt.history
 
+    @property
+    def cascade(self) -> CascadeReport | None:
+        """What became of an answer that was verified; None where none was."""
+        return self._attempts.cascade.report
+
+    @property
+    def ensemble(self) -> EnsembleReport | None:
+        """Who took part where several answered; None where one did."""
+        return self._attempts.ensemble.report
+
     def close(self) -> None:
         """Give up a request that was never generated."""
         if not self._generating:
@@ -588,8 +598,8 @@ class Exchange:
             moderation=self.moderation.report(),
             decision=msgspec.to_builtins(self.decision) if self.call.hints.explain else None,
             history=self.history,
-            cascade=_object(self._attempts.cascade.report),
-            ensemble=_object(self._attempts.ensemble.report),
+            cascade=_object(self.cascade),
+            ensemble=_object(self.ensemble),
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from policies.verification.markers import excerpt
+
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
 
@@ -37,7 +39,7 @@ LEAST_WORDS = 6
 
 def language_of(text: str) -> str | None:
     """The ISO 639-1 code of the language that most of the text is in; None where it cannot be told."""
-    text = _CODE.sub(" ", text)
+    text = _CODE.sub(" ", excerpt(text))
     letters = sum(map(str.isalpha, text))
     if not letters:
         return None

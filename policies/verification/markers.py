@@ -78,12 +78,20 @@ def plain(text: str) -> str:
 
 def hedges(text: str) -> int:
     """How often the text says that it is not sure. What stands in a block of code says nothing."""
-    return sum(1 for _ in _HEDGING.finditer(plain(_without_code(text))))
+    return sum(1 for _ in _HEDGING.finditer(plain(_without_code(excerpt(text)))))
 
 
 def refuses(text: str) -> bool:
     """Whether the answer begins as refusals do."""
     return _REFUSING.search(plain(text[:OPENING])) is not None
+
+
+LOOKED_AT = 20_000
+"""Characters of an answer that are read for its words: the first half and the last."""
+
+
+def excerpt(text: str) -> str:
+    return text if len(text) <= LOOKED_AT else text[: LOOKED_AT // 2] + "\n" + text[-LOOKED_AT // 2 :]
 
 
 _BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)

@@ -329,3 +329,10 @@ def test_any_answer_has_a_verdict_and_the_same_one_every_time(answer: Answer, si
     assert {each.signal for each in verdict.findings} <= signals
     assert all(code.partition(":")[0] in signals for code in verdict.failed)
     assert all((each.code != "") == (each.ok is False) for each in verdict.findings)
+
+
+def test_of_a_very_long_answer_both_ends_are_read() -> None:
+    filler = "The harbour was built in 1887. " * 5_000
+    assert hedges(f"I'm not sure. {filler}") == hedges(f"{filler} I'm not sure.") == 1
+    assert hedges(filler) == 0
+    assert language_of(filler) == "en"
