@@ -171,12 +171,11 @@ async def test_an_embedding_is_recorded_but_for_confidential_data(service: Servi
         return await prepare(self, **options)
 
     monkeypatch.setattr(Exchange, "prepare", embedded)
-    for data_class in ("public", "internal", "confidential", "restricted"):
+    for data_class in ("internal", "confidential", "restricted"):
         await call(service, "POST", "/v1/chat/completions", {**CHAT, "headgate": {"data_class": data_class}}, service.key)
     await service.gateway.recorder.flush()
     found = await service.database.read(lambda connection: list(records(connection)))
     assert {record.features.data_class: record.embedding for record in found} == {
-        "public": b"\x00\x3c\x00\xbc",
         "internal": b"\x00\x3c\x00\xbc",
         "confidential": None,
         "restricted": None,
