@@ -41,6 +41,7 @@ DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "confidential", "re
 
 Tokens: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0)]
+Quality: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Backend(Protocol):
@@ -72,13 +73,15 @@ class BackendSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     `timeout_s` is the longest wait between two events, and for the first one where `first_event_s` says nothing else; it never cuts a stream that
     flows. `total_s` bounds a whole attempt. `max_concurrency` attempts run at once on this host, over all its workers; further ones wait for at
     most `queue_s`. `breaker: null` is none. `max_output_tokens` is the longest answer: a request without a limit of its own gets this one, a
-    higher one is lowered to it, and the reservation is made for it. `price_from` are the prices from a day on (`2027-01-01`, UTC), in place of
+    higher one is lowered to it, and the reservation is made for it. `quality` is how good its answers are, by your own measure, as one number or by task
+    (`default` for the others): what a rule's `min_quality` asks for. `price_from` are the prices from a day on (`2027-01-01`, UTC), in place of
     `price` or the price book's.
     """
 
     kind: str
     model: str | None = None
     tier: Literal["small", "large"] | None = None
+    quality: Quality | dict[str, Quality] | None = None
     clearance: DataClass | None = None
     price: Price | None = None
     price_from: dict[str, Price] = {}

@@ -20,6 +20,7 @@ import yaml
 from msgspec import Meta, Struct
 
 from config.networks import parse_networks
+from config.yamlbundle import parts_of
 from config.yamlfile import Schema, YamlError, nearest, read_yaml
 from config.yamlwalk import PLAIN, Walk
 
@@ -111,7 +112,7 @@ def load_settings(environ: Mapping[str, str], text: str | None = None, source: s
     """
     settings = Settings()
     if text is not None:
-        document = read_yaml(text, SettingsBlock, schema=Schema(partial=frozenset({SettingsBlock})))
+        document = read_yaml(parts_of(text)[0], SettingsBlock, schema=Schema(partial=frozenset({SettingsBlock})))
         if document.value is None:
             raise YamlError(document.problems, source)
         settings = document.value.settings

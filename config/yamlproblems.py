@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import PurePath
 from typing import TypeAlias
 
 import yaml
@@ -14,13 +15,14 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 class Problem(Struct, frozen=True, order=True):
-    """One thing wrong. Line and column count from 1; `path` reads like `rules[1].when.task`."""
+    """One thing wrong. Line and column count from 1; `path` reads like `rules[1].when.task`. `file` is the included file, empty for the file itself."""
 
     line: int
     column: int
     path: str
     message: str
     suggestion: str | None = None
+    file: str = ""
 
     def __str__(self) -> str:
         where = f"{self.path}: " if self.path else ""
@@ -32,12 +34,15 @@ class YamlError(ValueError):
     """The file is wrong. `problems` are in the order of the file; `str()` gives one line `file:line:column: path: message` for each."""
 
     def __init__(self, problems: Iterable[Problem], source: str) -> None:
-        self.problems = tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+        self.problems = tuple(sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column)))
         self.source = source
         super().__init__(self.problems, source)
 
     def __str__(self) -> str:
-        return "\n".join(f"{self.source}:{problem.line}:{problem.column}: {problem}" for problem in self.problems)
+        return "\n".join(f"{self._source_of(problem)}:{problem.line}:{problem.column}: {problem}" for problem in self.problems)
+
+    def _source_of(self, problem: Problem) -> str:
+        return str(PurePath(self.source).parent / problem.file) if problem.file else self.source
 
 
 class Places:
@@ -46,6 +51,8 @@ class Places:
     def __init__(self) -> None:
         self._values: dict[Path, tuple[int, int]] = {}
         self._keys: dict[Path, tuple[int, int]] = {}
+        self._files: dict[Path, str] = {}
+        self._shown: dict[Path, Path] = {}
 
     def note(self, path: Path, node: yaml.Node, key: yaml.Node | None = None) -> None:
         self._values[path] = mark_of(node)
@@ -59,13 +66,22 @@ class Places:
         """The keys written in the mapping at `path`, whether their values are valid or not."""
         return tuple(str(found[-1]) for found in self._keys if found[:-1] == path)
 
+    def adopt(self, other: Places, file: str, moved: Callable[[Path], Path]) -> None:
+        """Take over the places of an included file, whose values stand elsewhere in the whole; what is there already stays."""
+        for own, theirs in ((self._values, other._values), (self._keys, other._keys)):
+            for path, place in theirs.items():
+                if path and (target := moved(path)) not in own:
+                    own[target], self._files[target] = place, file
+                    self._shown[target[:2]] = path[:2]
+
     def problem(self, path: Path, message: str, suggestion: str | None = None, *, key: bool = False) -> Problem:
         """A problem at a value (or at its key). Where `path` itself was not written, its nearest written parent gives the place."""
         places = self._keys if key else self._values
         for length in range(len(path), -1, -1):
             place = places.get(path[:length]) or self._values.get(path[:length])
             if place is not None:
-                return Problem(*place, path=format_path(path), message=message, suggestion=suggestion)
+                shown = self._shown.get(path[:2], path[:2]) + path[2:]
+                return Problem(*place, path=format_path(shown), message=message, suggestion=suggestion, file=self._files.get(path[:length], ""))
         return Problem(1, 1, path=format_path(path), message=message, suggestion=suggestion)
 
 

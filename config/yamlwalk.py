@@ -279,5 +279,5 @@ def _breach(value: Any, meta: msgspec.Meta) -> str | None:
     if meta.max_length is not None and len(value) > meta.max_length:
         return f"must not be longer than {meta.max_length}"
     if meta.pattern is not None and re.search(meta.pattern, value) is None:
-        return f"must match {meta.pattern}, found {value!r}"
+        return f"must match {meta.pattern}, found {value!r}" if meta.description is None else f"expected {meta.description}; found {value!r}"
     return None

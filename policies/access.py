@@ -122,6 +122,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     user: str = ""
     subject: str = ""
     key_id: str = ""
+    key_name: str = ""
     allowed_models: tuple[str, ...] | None = None
     max_data_class: DataClass = "restricted"
     routes: tuple[RouteGroup, ...] | None = None

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, TypeAlias, cast
 
 import msgspec
 
+from policies.choosing import unit
+from policies.constraints import permitted
 from policies.decision import Decision, State
 from policies.features import Features
 from policies.load import Policy
-from policies.matching import unit
 from policies.schema import Rule
 from policies.trials import Canary
 
 Side: TypeAlias = Literal["candidate", "baseline"]
-Permitted: TypeAlias = Callable[[Policy, Features, State, str], bool]
 ROLLED_BACK = "rolled_back"
 _PREFIX = "canary:"
 
 
-def with_canary(policy: Policy, features: Features, state: State, decision: Decision, permitted: Permitted) -> Decision:
+def with_canary(policy: Policy, features: Features, state: State, decision: Decision) -> Decision:
     """The decision of a rule, with its canary: the candidate's backends first, where the draw says so; and which side the request is on as a reason.
 
     A request that none of the canary's backends may answer (lock, clearance, allow-list, capabilities, budget, readiness) is on neither side: so the
@@ -40,12 +39,14 @@ def with_canary(policy: Policy, features: Features, state: State, decision: Deci
     reasons = (*decision.reasons, f"{_PREFIX}{rule.name}:{'candidate' if drawn else 'baseline'}")
     if not drawn:
         return msgspec.structs.replace(decision, reasons=reasons, propensity=_propensity(canary, decision, first, usable[0]))
+    own = decision.candidates[:1]  # after the canary's failure, of whatever class, the rule's own first backend is tried
     return msgspec.structs.replace(
         decision,
         candidates=(*usable, *(name for name in decision.candidates if name not in usable)),
         reasons=reasons,
         propensity=_propensity(canary, decision, first, usable[0]),
         upper_cost_usd=state.backends[first].upper_cost_usd,
+        fallbacks={error: tuple(dict.fromkeys((*own, *names))) for error, names in decision.fallbacks.items()},
     )
 
 
@@ -55,14 +56,9 @@ def _propensity(canary: Canary, decision: Decision, first: str, candidate: str) 
 
 
 def _drawn_by(canary: Canary, features: Features, state: State) -> str:
-    """What is drawn; a client that names a seed draws by that. Where no conversation or user is known, each request draws for itself."""
-    match canary.sticky:
-        case "conversation":
-            return state.conversation or state.seed
-        case "user":
-            return state.holder or state.seed
-        case "request":
-            return state.seed
+    """What is drawn. Where no conversation or user is known, each request draws for itself."""
+    holder = {"conversation": features.conversation, "user": features.user, "request": ""}[canary.sticky]
+    return f"{canary.sticky}\n{features.tenant}\n{holder}" if holder else state.seed
 
 
 def side_of(decision: Decision) -> tuple[str, Side] | None:

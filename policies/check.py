@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date
+from datetime import date, datetime
 from urllib.parse import urlsplit
 
 import msgspec
 
-from adapters.backend import BackendSpec, DataClass, RemoteSpec, clearance_of, kind_named, may_see
+from adapters.backend import BackendSpec, RemoteSpec, kind_named
 from adapters.embedders.spec import EmbedderSpec
 from adapters.embedding import BUNDLED
 from config.prices import FREE, Price
 from config.yamlfile import Path, Places, Problem, nearest
 from policies.check_federation import federation_problems
+from policies.check_rules import RuleChecker
 from policies.check_trials import trial_backends, trial_problems
 from policies.hosts import is_host, is_private
 from policies.moderation import RuleError
 from policies.overlay import compiled, merge_moderation, prompt_redaction
-from policies.schema import Alerts, Case, Limits, Moderation, PolicyFile, Rule, Weighted, When
+from policies.schema import OTHER_TASKS, TASKS, Alerts, Case, Limits, Moderation, PolicyFile, Tenant
 
 _NAME = re.compile(r"[\w .:/@+-]{1,64}", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -44,30 +45,34 @@ class Checker:
         self.specs = {**builtin, **file.backends}
         self.known = sorted({*builtin, *file.backends, *places.keys(("backends",))})
         self.problems: list[Problem] = []
+        self.tenants: dict[Path, Tenant] = {("tenants", name): tenant for name, tenant in file.tenants.items()}
+        if file.tenant_defaults != Tenant():
+            self.tenants[("tenant_defaults",)] = file.tenant_defaults
+        self.rules = RuleChecker(file, self.tenants, self.specs, self.known, price_of, self._add)
 
     def run(self) -> list[Problem]:
         for name, spec in self.file.backends.items():
             self._backend(name, spec)
         for name, embedder in self.file.embedders.items():
             self._embedder(name, embedder)
-        self._rules()
+        self._rule_names()
+        self.rules.run(self.places.keys(()), self.builtin)
         if self.file.history.summarise_with is not None:
-            self._exists(self.file.history.summarise_with, ("history", "summarise_with"))
-        self._ladder()
-        for name, place in trial_backends(self.file):
-            self._exists(name, place)
-        for place, message in trial_problems(self.file, {name: self._price(name, spec) for name, spec in self.specs.items()}):
+            self.rules.exists(self.file.history.summarise_with, ("history", "summarise_with"))
+        for name, place in trial_backends(self.file, self.tenants):
+            self.rules.exists(name, place)
+        for place, message in trial_problems(self.file, self.tenants, {name: self._price(name, spec) for name, spec in self.specs.items()}):
             self._add(place, message)
         self._moderation()
         self._alerts(self.file.alerts, ("alerts",))
-        for name, tenant in self.file.tenants.items():
+        for path, tenant in self.tenants.items():
             if tenant.history is not None and tenant.history.summarise_with is not None:
-                self._exists(tenant.history.summarise_with, ("tenants", name, "history", "summarise_with"))
+                self.rules.exists(tenant.history.summarise_with, (*path, "history", "summarise_with"))
             for budgeted in tenant.budget_usd.models:
-                self._budgeted(budgeted, ("tenants", name, "budget_usd", "models", budgeted))
+                self._budgeted(budgeted, (*path, "budget_usd", "models", budgeted))
             if tenant.on_budget_end is not None:
-                self._exists(tenant.on_budget_end, ("tenants", name, "on_budget_end"))
-            self._alerts(tenant.alerts, ("tenants", name, "alerts"))
+                self.rules.exists(tenant.on_budget_end, (*path, "on_budget_end"))
+            self._alerts(tenant.alerts, (*path, "alerts"))
         self._limits()
         for place, message, on_key in federation_problems(self.file.identity, self.private_addresses):
             self._add(place, message, key=on_key)
@@ -83,25 +88,12 @@ class Checker:
         if name and not _NAME.fullmatch(name):
             self._add(path, f"{name!r} is no name: 1 to 64 of the letters A to Z, digits, spaces and _ . : / @ + - are", key=key)
 
-    def _exists(self, name: str, path: Path) -> None:
-        if name not in self.known:
-            near = nearest(name, self.known)
-            self._add(path, f"there is no backend {name!r}" + ("" if near else f"; there are {', '.join(self.known)}"), near)
-
     def _budgeted(self, name: str, path: Path) -> None:
         models = {model for spec in self.specs.values() if (model := spec.model)}
         models |= {embedder.model for embedder in self.file.embedders.values()} | set(self.file.embedders)
         if name not in self.known and name not in models:
             near = nearest(name, [*self.known, *models])
             self._add(path, f"there is no backend, embedder or model {name!r}", near, key=True)
-
-    def _list(self, names: Iterable[str], path: Path) -> None:
-        seen: set[str] = set()
-        for index, name in enumerate(names):
-            self._exists(name, (*path, index))
-            if name in seen:
-                self._add((*path, index), f"{name!r} stands in this list twice")
-            seen.add(name)
 
     def _backend(self, name: str, spec: BackendSpec) -> None:
         path = ("backends", name)
@@ -113,13 +105,18 @@ class Checker:
         if isinstance(spec, RemoteSpec):
             self._server(spec, path)
         if spec.hedge is not None and spec.hedge.backend is not None:
-            self._exists(spec.hedge.backend, (*path, "hedge", "backend"))
+            self.rules.exists(spec.hedge.backend, (*path, "hedge", "backend"))
         if spec.queue_s != BackendSpec(kind=spec.kind).queue_s and spec.slots() is None:
             self._add((*path, "queue_s"), "does nothing here: no `max_concurrency` of the gateway's own limits this backend")
         if not self.private_addresses:
             for key in spec.files():
                 message = "names a file or folder of this machine; only the policy file may do that, unless settings.allow_private_backends is true"
                 self._add((*path, key), message)
+        for task in spec.quality if isinstance(spec.quality, dict) else ():
+            if task not in TASKS and task != OTHER_TASKS:
+                known = [*TASKS, OTHER_TASKS]
+                near = nearest(task, known)
+                self._add((*path, "quality", task), f"there is no task {task!r}" + ("" if near else f"; there are {', '.join(known)}"), near, key=True)
         self._prices(spec, path)
         if not kind_named(spec.kind).remote:
             return
@@ -199,99 +196,22 @@ class Checker:
             if any(not (character == "\t" or " " <= character <= "\xff") or "\x7f" <= character < "\xa0" for character in value):
                 self._add((*path, name), "the value of an HTTP header is one line of printable Latin-1 characters")
 
-    def _rules(self) -> None:
+    def _rule_names(self) -> None:
         seen: dict[str, int] = {}
-        unconditional: str | None = None
         for index, rule in enumerate(self.file.rules):
-            path = ("rules", index)
-            self._name(rule.name, (*path, "name"))
+            path = ("rules", index, "name")
+            self._name(rule.name, path)
             if rule.name in seen:
-                self._add((*path, "name"), f"rule {seen[rule.name]} is called {rule.name!r} too")
+                self._add(path, f"rule {seen[rule.name]} is called {rule.name!r} too")
             seen.setdefault(rule.name, index)
-            self._use(rule, path)
-            self._when(rule.when, (*path, "when"))
-            self._pins(rule, path)
-            self._clearance(rule, path)
-            if unconditional is not None and not rule.lock:  # a lock holds whichever rule decides
-                self._add(path, f"this rule can never decide: rule {unconditional!r} before it has no condition")
-            if rule.when == When() and unconditional is None:
-                unconditional = rule.name
-
-    def _use(self, rule: Rule, path: Path) -> None:
-        if isinstance(rule.use, Weighted):
-            for name in rule.use.weighted:
-                near = None if name in self.known else nearest(name, self.known)
-                if name not in self.known:
-                    self._add((*path, "use", "weighted", name), f"there is no backend {name!r}", near, key=True)
-            if sum(rule.use.weighted.values()) <= 0:
-                self._add((*path, "use", "weighted"), "the weights sum to 0: nothing could ever be chosen")
-        else:
-            self._list(rule.use, (*path, "use"))
-            if not rule.use:
-                self._add((*path, "use"), "an empty list routes nothing")
-
-    def _when(self, when: When, path: Path) -> None:
-        for field in When.__struct_fields__:
-            if getattr(when, field) == ():
-                self._add((*path, field), "an empty list matches nothing")
-        for low, high in (("min_input_tokens", "max_input_tokens"), ("min_complexity", "max_complexity")):
-            least, most = getattr(when, low), getattr(when, high)
-            if least is not None and most is not None and least > most:
-                self._add((*path, low), f"{least} is more than {high} ({most}): nothing can match")
-
-    def _pins(self, rule: Rule, path: Path) -> None:
-        """A request for a backend or a model by name is pinned, and no rule decides it."""
-        models = {*self.known, *(spec.model for spec in self.specs.values())}
-        for index, model in enumerate(rule.when.models):
-            if model in models and not (rule.lock or rule.pin_fallback):
-                place = (*path, "when", "model") if isinstance(rule.when.model, str) else (*path, "when", "model", index)
-                self._add(place, f"a request for {model!r} pins that backend, so this rule can never decide it; use a name of its own, lock or pin_fallback")
-
-    def _clearance(self, rule: Rule, path: Path) -> None:
-        """A lock must not hold data where some of its backends may not see it; a rule must not be about data that none of them may see."""
-        named = rule.when.data_class
-        classes: tuple[DataClass, ...] = (named,) if isinstance(named, str) else named or ()
-        specs = {name: self.specs[name] for name in rule.backends if name in self.specs}
-        if not classes or len(specs) != len(rule.backends):
-            return
-        low = {name: clearance for name, spec in specs.items() for clearance in [clearance_of(spec)] if not all(may_see(clearance, one) for one in classes)}
-        usable = [name for name, spec in specs.items() if any(may_see(clearance_of(spec), one) for one in classes)]
-        if rule.lock and low:
-            listed = ", ".join(f"{name!r} ({clearance})" for name, clearance in low.items())
-            self._add((*path, "use"), f"the rule locks {' and '.join(classes)} data to backends whose clearance is lower: {listed}")
-        elif not usable:
-            self._add((*path, "use"), f"none of these backends may see {' or '.join(classes)} data; raise a clearance or use another backend")
-
-    def _ladder(self) -> None:
-        file = self.file
-        if isinstance(file.default, str):
-            self._exists(file.default, ("default",))
-        else:
-            self._list(file.defaults, ("default",))
-            if file.default == ():
-                self._add(("default",), "an empty list routes nothing")
-        self._list(file.fallback, ("fallback",))
-        if file.complexity is not None:
-            self._exists(file.complexity.weak, ("complexity", "weak"))
-            self._exists(file.complexity.strong, ("complexity", "strong"))
-        written = self.places.keys(())
-        catches_all = any(rule.when == When() for rule in file.rules) or {"default", "complexity", "rules"} & set(written) - set(self._valid())
-        if not (file.default or file.complexity or catches_all or set(file.fallback) - set(self.builtin)):
-            self._add((), "a request that no rule matches would go nowhere: set 'default'")
-
-    def _valid(self) -> set[str]:
-        """The ladder's sections that were read without a problem."""
-        file = self.file
-        return {name for name, value in (("default", file.default), ("complexity", file.complexity), ("rules", file.rules)) if value}
 
     def _moderation(self) -> None:
         cases: list[tuple[Path, Moderation, bool]] = [(("moderation",), self.file.moderation, bool(self.file.moderation.deny_list))]
-        for name, tenant in self.file.tenants.items():
+        for place, tenant in self.tenants.items():
             if tenant.moderation is not None:
                 own = bool(tenant.moderation.deny_list)
-                cases.append((("tenants", name, "moderation"), merge_moderation(self.file.moderation, tenant), own))
-        for name, tenant in self.file.tenants.items():
-            self._redaction(("tenants", name, "prompts"), prompt_redaction(self.file.moderation, tenant))
+                cases.append(((*place, "moderation"), merge_moderation(self.file.moderation, tenant), own))
+            self._redaction((*place, "prompts"), prompt_redaction(self.file.moderation, tenant))
         for path, moderation, lists in cases:
             try:
                 compiled(moderation)
@@ -318,7 +238,7 @@ class Checker:
     def _limits(self) -> None:
         """A limit of something that does not exist limits nothing, and a queue where nobody waits holds nobody."""
         base = self.file.limits
-        tables: list[tuple[Path, Limits]] = [(("limits",), base), *((("tenants", name, "limits"), tenant.limits) for name, tenant in self.file.tenants.items())]
+        tables: list[tuple[Path, Limits]] = [(("limits",), base), *(((*path, "limits"), tenant.limits) for path, tenant in self.tenants.items())]
         waits = any(table.on_limit == "wait" for _, table in tables)
         for path, table in tables:
             self._limited_models(table.models or {}, (*path, "models"))
@@ -338,11 +258,16 @@ class Checker:
     def _case(self, case: Case, path: Path) -> None:
         expect = case.expect
         if expect.backend is not None:
-            self._exists(expect.backend, (*path, "expect", "backend"))
+            self.rules.exists(expect.backend, (*path, "expect", "backend"))
         for field, names in (("candidates", expect.candidates or ()), ("never", expect.never)):
-            self._list(names, (*path, "expect", field))
+            self.rules.names(names, (*path, "expect", field))
         for field, names in (("unavailable", case.given.unavailable), ("over_budget", case.given.over_budget)):
-            self._list(names, (*path, "given", field))
+            self.rules.names(names, (*path, "given", field))
+        for field in ("cost_usd", "latency_ms", "queue", "wait_s"):
+            for name in getattr(case.given, field):
+                self.rules.exists(name, (*path, "given", field, name), key=True)
+        if case.given.at is not None and not _is_moment(case.given.at):
+            self._add((*path, "given", "at"), f"there is no such moment: {case.given.at}")
         rules = [rule.name for rule in self.file.rules]
         if expect.rule is not None and rules and expect.rule not in rules:
             self._add((*path, "expect", "rule"), f"there is no rule {expect.rule!r}", nearest(expect.rule, rules))
@@ -351,5 +276,12 @@ class Checker:
 def _is_day(text: str) -> bool:
     try:
         return len(text) == 10 and date.fromisoformat(text) is not None
+    except ValueError:
+        return False
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text) is not None
     except ValueError:
         return False

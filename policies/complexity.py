@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 
+from policies.words import spaced, words_of
+
 HELD_OUT = {"mmlu": 0.649, "gsm8k": 0.585}
 """APGR on held-out rows: the mean of ten random halves."""
 
-_LETTERS = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
+_LETTERS = spaced()
 
 
 def _words(text: str) -> frozenset[str]:
@@ -54,7 +56,7 @@ FEATURES = (
 
 def features_of(text: str) -> tuple[float, ...]:
     """The numbers that the estimate is made of, in the order of `FEATURES`."""
-    words = text.lower().translate(_LETTERS).split()
+    words = words_of(text.lower(), _LETTERS)
     count = len(words) or 1
     distinct = frozenset(words)
     numbers = sum(map(str.isdigit, words))

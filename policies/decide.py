@@ -7,48 +7,50 @@ policy, features and state give the same decision, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from msgspec import Struct
 
-from adapters.backend import PARAM_OF_NEED, has, may_see, takes_tool
-from adapters.types import Capabilities
 from policies.canary import with_canary
+from policies.choosing import ordered, unit
+from policies.constraints import FOR_GOOD, FORBIDDEN, constraint, excludes, lacking_features, permitted, pinned_backends
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
 from policies.features import Features
+from policies.ladder import Fallbacks
 from policies.load import Policy
-from policies.matching import draw, matches
-from policies.schema import Outcome, Rule, Weighted
+from policies.matching import matches
+from policies.schema import Complexity, ErrorClass, Outcome, Rule, Use
 
-__all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "pinned_backends"]
-
-_FORBIDDEN = frozenset({"not_allowed", "lock", "clearance"})
-"""Exclusions that a client may not lift by waiting or by asking for less."""
-
-_FOR_GOOD = _FORBIDDEN | {"feature", "no_documents"}
-"""Exclusions that the same request meets again however long it waits."""
+__all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "permitted", "pinned_backends"]
 
 
 class _Rung(Struct):
-    """What the ladder names, before anything is filtered. `chosen` names come first; `further` only follow."""
+    """What the ladder names, before anything is filtered. What `use` names comes first; `further` and what `fallbacks` has only follow."""
 
-    chosen: tuple[str, ...]
-    further: tuple[str, ...]
+    use: tuple[str, ...] | Use
+    fallbacks: Fallbacks
     reasons: list[str]
     rule: Rule | None = None
-    weights: Mapping[str, float] | None = None
+    further: tuple[str, ...] = ()
+    propensity: float = 1.0
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """What `use` names, but for what is never drawn."""
+        if isinstance(self.use, Use):
+            return self.use.names if self.use.weighted is None else tuple(name for name in self.use.names if self.use.weighted[name])
+        return self.use
 
 
 def decide(policy: Policy, features: Features, state: State) -> Decision:
     """The decision for one request. Pure; raises nothing."""
-    matching = [rule for rule in policy.file.rules if matches(rule.when, features)]
+    matching = [rule for rule in policy.file.rules if matches(rule.when, features, state)]
     locks = [rule for rule in matching if rule.lock]
     if features.model != AUTO and not _is_alias(policy, features.model, matching):
         return _pinned(policy, features, state, matching, locks)
-    rung = _rung(policy, features, state.seed, matching[0] if matching else None)
-    for lock in locks:  # what a lock names is always worth trying, whichever rule decides
-        rung.further = (*lock.backends, *rung.further)
-    return with_canary(policy, features, state, _settle(policy, features, state, locks, rung), permitted)
+    rung = _rung(policy, features, state, locks, matching[0] if matching else None)
+    rung.further = tuple(name for lock in locks for name in lock.backends)  # always worth trying, whichever rule decides
+    return with_canary(policy, features, state, _settle(policy, features, state, locks, rung))
 
 
 def _is_alias(policy: Policy, model: str, matching: list[Rule]) -> bool:
@@ -63,20 +65,31 @@ def model_names(policy: Policy) -> tuple[str, ...]:
     return tuple(dict.fromkeys((AUTO, *policy.backends, *ids, *aliases)))
 
 
-def _rung(policy: Policy, features: Features, seed: str, rule: Rule | None) -> _Rung:
-    file = policy.file
+def _rung(policy: Policy, features: Features, state: State, locks: list[Rule], rule: Rule | None) -> _Rung:
+    fallbacks = policy.fallbacks(features.tenant, rule)
     if rule is not None:
-        reasons = [f"rule:{rule.name}"]
-        if isinstance(rule.use, Weighted):
-            order = draw(rule.use.weighted, seed, rule.name)
-            return _Rung(order, file.fallback, reasons, rule, rule.use.weighted)
-        return _Rung(rule.use, file.fallback, reasons, rule)
-    if file.complexity is not None and features.complexity is not None:
-        strong = features.complexity >= file.complexity.threshold
-        sign = ">=" if strong else "<"
-        reasons = [f"complexity:{features.complexity}{sign}{file.complexity.threshold}:{'strong' if strong else 'weak'}"]
-        return _Rung((file.complexity.strong if strong else file.complexity.weak,), file.fallback, reasons)
-    return _Rung(file.defaults, file.fallback, ["default"] if file.defaults else [])
+        return _Rung(rule.use, fallbacks, [f"rule:{rule.name}"], rule)
+    complexity = policy.complexity(features.tenant)
+    if complexity is not None and features.complexity is not None:
+        return _scored(policy, complexity, features.complexity, features, state, locks, fallbacks)
+    defaults = policy.defaults(features.tenant)
+    return _Rung(defaults, fallbacks, ["default"] if defaults else [])
+
+
+def _scored(policy: Policy, complexity: Complexity, score: float, features: Features, state: State, locks: list[Rule], fallbacks: Fallbacks) -> _Rung:
+    """The weak or the strong backend by the score; a share of the requests that may have either is drawn, so that both are seen at every score."""
+    threshold = state.thresholds.get(features.tenant, complexity.threshold)
+    strong = score >= threshold
+    name, other = (complexity.strong, complexity.weak) if strong else (complexity.weak, complexity.strong)
+    rung = _Rung((name,), fallbacks, [f"complexity:{score}{'>=' if strong else '<'}{threshold}:{'strong' if strong else 'weak'}"])
+    if not complexity.explore or any(excludes(policy, features, state, locks, each) for each in (name, other)):
+        return rung
+    against = complexity.explore / 2
+    rung.propensity = 1 - against
+    if unit(f"{state.seed}\nexplore") < against:
+        rung.use, rung.propensity = (other,), against
+        rung.reasons.append(f"explore:{'weak' if strong else 'strong'}")
+    return rung
 
 
 def _pinned(policy: Policy, features: Features, state: State, matching: list[Rule], locks: list[Rule]) -> Decision:
@@ -86,50 +99,50 @@ def _pinned(policy: Policy, features: Features, state: State, matching: list[Rul
         message = f"there is no model {features.model!r}; GET /v1/models lists those you may use, and 'auto' lets the policy choose"
         return _refuse(policy, features, state, "model_not_found", message, "model", reasons, ())
     rule = next((rule for rule in matching if rule.pin_fallback), None)
-    rung = _Rung(names, (), [f"pin:{features.model}"], rule)
+    rung = _Rung(names, Fallbacks(), [f"pin:{features.model}"], rule)
     if rule is not None:
         rung.reasons.append(f"rule:{rule.name}")
-        order = draw(rule.use.weighted, state.seed, rule.name) if isinstance(rule.use, Weighted) else rule.use
-        rung.further = (*order, *policy.file.fallback)
+        able = [name for name in rule.backends if constraint(policy, features, state, locks, name) is None]
+        left_out = [name for name in rule.backends if name not in able]  # to be named among what is excluded
+        rung.further = (*ordered(policy, rule.use, rule.name, able, features, state).names, *left_out)
+        rung.fallbacks = policy.fallbacks(features.tenant, rule)
     return _settle(policy, features, state, locks, rung, pinned=True)
-
-
-def pinned_backends(policy: Policy, model: str) -> tuple[str, ...]:
-    """The backends that a requested model means: the one of that name, else all that serve the model of that id, in the order of the file."""
-    if model in policy.backends:
-        return (model,)
-    order = [*policy.file.backends, *(name for name in sorted(policy.backends) if name not in policy.file.backends)]
-    return tuple(name for name in order if policy.backends[name].spec.model == model)
 
 
 def _settle(policy: Policy, features: Features, state: State, locks: list[Rule], rung: _Rung, *, pinned: bool = False) -> Decision:
     """Filter what the rung names, put it in order, and say why."""
-    chosen, excluded = [], []
-    named = dict.fromkeys((*rung.chosen, *rung.further))
-    judged = {name: constraint(policy, features, state, locks, name) for name in named}
-    for name, exclusion in judged.items():
+    permitted_ones, excluded = [], []
+    further = (*rung.further, *rung.fallbacks.default)
+    for name in dict.fromkeys((*rung.chosen, *further)):
+        exclusion = constraint(policy, features, state, locks, name)
         if exclusion is None:
-            chosen.append(name)
+            permitted_ones.append(name)
         else:
             excluded.append(exclusion)
     if not features.grounded:
-        chosen, needless = _without_documents(chosen, rung.chosen, state, pinned)
+        permitted_ones, needless = _without_documents(permitted_ones, rung.chosen, state, pinned)
         excluded += needless
+    order = ordered(policy, rung.use, rung.rule.name if rung.rule is not None else "", permitted_ones, features, state)
+    chosen = [*order.names, *(name for name in dict.fromkeys(further) if name in permitted_ones and name not in order.names)]
+    excluded += [cap for cap in order.capped if cap.backend not in chosen]
     if any(exclusion.code == "budget" for exclusion in excluded) and not pinned:
         chosen = _after_the_budget(policy, features, state, locks, chosen, excluded, rung.reasons)
+    by_class = _by_class(policy, features, state, locks, rung.fallbacks)
     reasons = (
         *rung.reasons,
         *(f"lock:{lock.name}" for lock in locks),
-        *(f"weighted:{name}" for name in chosen[:1] if rung.weights is not None and name in rung.weights),
-        *(f"fallback:{name}" for name in chosen if name in rung.further and name not in rung.chosen),
+        *(f"{order.reason}:{name}" for name in order.names[:1] if order.reason and chosen[0] == name),
+        *(f"capped:{cap.backend}:{cap.code}" for cap in order.capped if cap.backend in chosen),
+        *(f"fallback:{name}" for name in chosen if name in further and name not in order.names),
         *(f"excluded:{exclusion.backend}:{exclusion.code}" for exclusion in excluded),
     )
     own = [exclusion for exclusion in excluded if exclusion.backend in rung.chosen]
-    if pinned and len(own) == len(rung.chosen) and all(exclusion.code in _FORBIDDEN for exclusion in own):
+    if pinned and len(own) == len(rung.chosen) and all(exclusion.code in FORBIDDEN for exclusion in own):
         chosen, excluded = [], own  # what is not permitted is refused, whatever its rule says about falling back
     if not chosen:
         outcome, message, param = _why(features, state, excluded, pinned)
         return _refuse(policy, features, state, outcome, message, param, reasons, tuple(excluded))
+    first_is_drawn = chosen[0] in order.names[:1]
     return Decision(
         outcome="ok",
         candidates=tuple(chosen),
@@ -139,17 +152,20 @@ def _settle(policy: Policy, features: Features, state: State, locks: list[Rule],
         features=features,
         policy_version=policy.version,
         seed=state.seed,
-        propensity=_propensity(rung, chosen),
+        propensity=rung.propensity * order.propensity if first_is_drawn else 1.0,
         upper_cost_usd=state.backends[chosen[0]].upper_cost_usd,
+        fallbacks=by_class,
     )
 
 
-def _propensity(rung: _Rung, chosen: list[str]) -> float:
-    """Drawing without replacement and keeping what is permitted is the same as drawing among the permitted only."""
-    if rung.weights is None or chosen[0] not in rung.weights or not rung.weights[chosen[0]]:
-        return 1.0
-    permitted = sorted(name for name in chosen if name in rung.weights)
-    return rung.weights[chosen[0]] / sum(rung.weights[name] for name in permitted)
+def _by_class(policy: Policy, features: Features, state: State, locks: list[Rule], fallbacks: Fallbacks) -> dict[ErrorClass, tuple[str, ...]]:
+    """What may be tried after failures of each class that has a list of its own. One of which nothing is permitted is as if it were not there."""
+    found: dict[ErrorClass, tuple[str, ...]] = {}
+    for name, listed in fallbacks.classes.items():
+        left = tuple(each for each in listed if not excludes(policy, features, state, locks, each))
+        if left or not listed:
+            found[name] = left
+    return found
 
 
 def _without_documents(chosen: list[str], first: Iterable[str], state: State, pinned: bool) -> tuple[list[str], list[Exclusion]]:
@@ -182,63 +198,11 @@ def _after_the_budget(
     return [name, *chosen]
 
 
-def permitted(policy: Policy, features: Features, state: State, name: str) -> bool:
-    """Whether the constraints allow a backend to this request, whatever the ladder names."""
-    locks = [rule for rule in policy.file.rules if rule.lock and matches(rule.when, features)]
-    if constraint(policy, features, state, locks, name) is not None:
-        return False
-    return features.grounded or not state.backends[name].capabilities.needs_context
-
-
-def constraint(policy: Policy, features: Features, state: State, locks: list[Rule], name: str) -> Exclusion | None:
-    """The first constraint that forbids this backend to this request, or None."""
-    backend, now = policy.backends[name], state.backends.get(name)
-    if state.allowed_models is not None and not _allowed(policy, features, state.allowed_models, name):
-        return Exclusion(name, "not_allowed", "the key may not use it")
-    for lock in locks:
-        if name not in lock.backends:
-            return Exclusion(name, "lock", f"rule {lock.name!r} locks the request to {', '.join(lock.backends)}")
-    if not may_see(backend.clearance, features.data_class):
-        return Exclusion(name, "clearance", f"its clearance is {backend.clearance}, and the request holds {features.data_class} data")
-    if now is None:
-        return Exclusion(name, "unavailable", "it is not running")
-    if lacking := _lacking(features, now.capabilities):
-        return Exclusion(name, "feature", f"it does not support {', '.join(what for what, _ in lacking)}")
-    window = backend.spec.context_window or now.capabilities.context_window
-    tokens = features.input_tokens if now.input_tokens is None else now.input_tokens
-    if window is not None and tokens + (features.output_tokens or 1) > window:
-        return Exclusion(name, "context_window", f"{tokens} tokens of input and {features.output_tokens or 1} of output do not fit its window of {window}")
-    if features.max_cost_usd is not None and now.upper_cost_usd > features.max_cost_usd:
-        return Exclusion(name, "max_cost", f"it may cost up to ${now.upper_cost_usd:.6g}, and the request allows ${features.max_cost_usd:.6g}")
-    least_cost_usd = now.upper_cost_usd if now.least_cost_usd is None else now.least_cost_usd
-    if state.remaining_usd is not None and least_cost_usd > max(state.remaining_usd, 0.0):
-        cost = f"may cost up to ${now.upper_cost_usd:.6g}" if least_cost_usd == now.upper_cost_usd else f"needs ${least_cost_usd:.6g} even for a short answer"
-        return Exclusion(name, "budget", f"it {cost}, and ${max(state.remaining_usd, 0.0):.6g} of the budget are left")
-    if not now.ready:
-        return Exclusion(name, "unavailable", now.reason or "it is not ready")
-    return None
-
-
-def _lacking(features: Features, capabilities: Capabilities) -> list[tuple[str, str]]:
-    """What the request needs and the backend does not do, each with the request's parameter that needs it."""
-    lacking: list[tuple[str, str]] = [(need, PARAM_OF_NEED[need]) for need in features.needs if not has(capabilities, need)]
-    lacking += [(f"the tool {tool}", "tools") for tool in features.provider_tools if not takes_tool(capabilities, tool)]
-    lacking += [(f"parts of {provider}'s own", "messages") for provider in features.opaque_parts if provider not in capabilities.opaque]
-    return lacking
-
-
-def _allowed(policy: Policy, features: Features, listed: tuple[str, ...], name: str) -> bool:
-    """A key may use the backends and models on its list; with `auto` or a rule's own name on it, also whatever the policy chooses for that."""
-    if name in listed or policy.backends[name].spec.model in listed:
-        return True
-    return features.model in listed and not pinned_backends(policy, features.model)
-
-
 def _why(features: Features, state: State, excluded: list[Exclusion], pinned: bool) -> tuple[Outcome, str, str | None]:
     """The refusal that tells the client most: what only they can mend comes before what may pass."""
     codes = {exclusion.code for exclusion in excluded}
     told = "; ".join(f"{exclusion.backend}: {exclusion.detail}" for exclusion in excluded) or "the policy names no backend for it"
-    if pinned and codes and codes <= _FORBIDDEN:
+    if pinned and codes and codes <= FORBIDDEN:
         return "not_permitted", f"the model {features.model!r} is not permitted for this request ({told})", "model"
     if codes & {"budget", "max_cost"}:
         return "budget_exceeded", f"the budget does not cover this request ({told})", None
@@ -246,9 +210,9 @@ def _why(features: Features, state: State, excluded: list[Exclusion], pinned: bo
         return "context_length_exceeded", f"the request is too long ({told})", "messages"
     if pinned and "feature" in codes:
         return "unsupported_feature", f"the model {features.model!r} cannot do this ({told})", "model"
-    if "feature" in codes and codes <= _FOR_GOOD:
+    if "feature" in codes and codes <= FOR_GOOD:
         first = next(exclusion.backend for exclusion in excluded if exclusion.code == "feature")
-        return "unsupported_feature", f"no backend of this policy can do this ({told})", _lacking(features, state.backends[first].capabilities)[0][1]
+        return "unsupported_feature", f"no backend of this policy can do this ({told})", lacking_features(features, state.backends[first].capabilities)[0][1]
     return "no_permitted_backend", f"no backend is permitted and available for this request ({told})", None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import cast
 
 from msgspec import Struct
@@ -12,8 +13,11 @@ from adapters.backend import DATA_CLASSES, DataClass
 from adapters.types import GenerateRequest, ProviderTool
 from policies.access import Principal, Role
 from policies.complexity import complexity_of
+from policies.language import language_of
 from policies.schema import Need, Task
+from policies.words import spaced, words_of
 
+CHARACTERS_A_TOKEN = 4
 LOOKED_AT = 2_000
 """Characters of the question that the heuristics read; the first half and the last."""
 
@@ -23,18 +27,29 @@ class Features(Struct, frozen=True, kw_only=True):
 
     `opaque_parts` names the providers without whose own parts the request means nothing. `model` is the requested one (`auto`: the policy
     chooses). `complexity` is None where there is no text. `output_tokens` is the output
-    the client asked for at most, or None.
+    the client asked for at most, or None. `key` and `key_name` are the key's id and name. `user` and `conversation` are opaque ids, equal for the
+    same one; empty where there is none. `language` is the last question's (ISO 639-1), empty where it is not known.
+    `hits`, `context_tokens` and `top_score` (the best passage's similarity, None without one) are what the grounding search found.
     """
 
     tenant: str = ""
     role: Role = "member"
+    key: str = ""
+    key_name: str = ""
+    user: str = ""
+    conversation: str = ""
+    tags: tuple[str, ...] = ()
     data_class: DataClass = "internal"
     task: Task = "chat"
+    language: str = ""
     model: str = "auto"
     needs: tuple[Need, ...] = ()
     provider_tools: tuple[str, ...] = ()
     opaque_parts: tuple[str, ...] = ()
     grounded: bool = False
+    top_score: float | None = None
+    hits: int = 0
+    context_tokens: int = 0
     input_tokens: int = 0
     output_tokens: int | None = None
     turns: int = 1
@@ -50,22 +65,36 @@ def extract(
     input_tokens: int,
     max_cost_usd: float | None = None,
     complexity: bool = True,
+    tags: tuple[str, ...] = (),
+    conversation: str = "",
+    named_keys: Container[str] = (),
 ) -> Features:
     """The features of a request. `data_class` is the one already raised by tenant, documents and hints (`highest`).
 
-    Without `complexity` that one is left unknown: for a policy that does not ask for it.
+    Without `complexity` that one is left unknown: for a policy that does not ask for it. A key's name, which somebody wrote, is kept only where the
+    policy names that key (`named_keys`). The request's `context` is what the grounding search found.
     """
+    passages = request.context
     question = last_question(request)
     return Features(
         tenant=principal.tenant,
         role=principal.role,
+        key=principal.key_id,
+        key_name=principal.key_name if principal.key_name in named_keys else "",
+        user=principal.user or principal.key_id,
+        conversation=conversation,
+        tags=tags,
         data_class=data_class,
         task=task_of(question, grounded=request.grounded),
+        language=language_of(question),
         model=request.model or "auto",
         needs=needs_of(request),
         provider_tools=tuple(dict.fromkeys(tool.qualified for tool in request.tools if isinstance(tool, ProviderTool))),
         opaque_parts=backend.required_parts(request),
         grounded=request.grounded,
+        top_score=round(max(passage.similarity for passage in passages), 4) if passages else None,
+        hits=len(passages),
+        context_tokens=sum(len(passage.text) for passage in passages) // CHARACTERS_A_TOKEN,
         input_tokens=input_tokens,
         output_tokens=request.max_output_tokens,
         turns=_turns(request),
@@ -98,7 +127,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_LETTERS = str.maketrans({chr(code): " " for code in range(128) if not (chr(code).isalnum() or chr(code) in "+#")})
+_LETTERS = spaced("+#")
 _CODE_BLOCK = re.compile(
     r"```|^\s*(?:def \w+\(|class \w+[(:{]|import [\w.]+ *(?:$|,| as )|from [\w.]+ import|#include\b|public class |select .* from |function \w+\()", re.MULTILINE
 )
@@ -136,7 +165,7 @@ _QUESTION = _words("who what when where which why how is are does do did can wer
 def task_of(text: str, *, grounded: bool = False) -> Task:
     """The kind of work a question asks for; the more specific kinds are looked for first."""
     lower = text.lower()
-    listed = lower.translate(_LETTERS).split()
+    listed = words_of(lower, _LETTERS)
     words = frozenset(listed)
     if _CODE_BLOCK.search(lower) or (words & _CODE_ASK and words & _CODE_THINGS):
         return "code"

@@ -12,11 +12,13 @@ from msgspec import Struct
 from adapters.backend import BackendSpec, DataClass, clearance_of, kind_named, kinds
 from adapters.embedders.spec import EmbedderSpec
 from config.prices import FREE, Price
-from config.yamlfile import Places, YamlError, read_yaml
+from config.yamlfile import Places, YamlError
 from policies.check import Checker
+from policies.including import read_policy
+from policies.ladder import Fallbacks, fallbacks
 from policies.moderation import RuleSet
 from policies.overlay import compiled, merge_moderation, prompt_redaction
-from policies.schema import Alerts, Grounding, History, Moderation, PolicyFile, Tenant, yaml_schema
+from policies.schema import OTHER_TASKS, Alerts, Complexity, Grounding, History, Moderation, PolicyFile, Rule, Task, Tenant, Use, one_or_more
 
 PriceOf: TypeAlias = Callable[[str, BackendSpec], Price | None]
 Receiver: TypeAlias = Literal["policy", "tenant"]
@@ -40,6 +42,11 @@ class ConfiguredBackend(Struct, frozen=True, kw_only=True):
     def model(self) -> str:
         return self.spec.model or self.name
 
+    def quality(self, task: Task) -> float | None:
+        """How good its answers are said to be at this kind of work, from 0 to 1; None where nobody says."""
+        declared = self.spec.quality
+        return declared.get(task, declared.get(OTHER_TASKS)) if isinstance(declared, dict) else declared
+
 
 class ConfiguredEmbedder(Struct, frozen=True, kw_only=True):
     """A remote embedder as the policy configures it: what it may see, and what it charges."""
@@ -50,6 +57,29 @@ class ConfiguredEmbedder(Struct, frozen=True, kw_only=True):
     price: Price
 
 
+class Asks(Struct, frozen=True, kw_only=True):
+    """What any decision of a policy depends on, of that which takes a while to find out. `keys` are the keys that it names."""
+
+    complexity: bool = False
+    conversation: bool = False
+    budget_left: bool = False
+    cost: bool = False
+    keys: frozenset[str] = frozenset()
+
+
+def asks_of(file: PolicyFile) -> Asks:
+    parts = [part for rule in file.rules for part in rule.when.parts()]
+    uses = [rule.use for rule in file.rules if isinstance(rule.use, Use)]
+    scored = file.complexity is not None or any(tenant.complexity is not None for tenant in (file.tenant_defaults, *file.tenants.values()))
+    return Asks(
+        complexity=scored or any(part.min_complexity is not None or part.max_complexity is not None for part in parts),
+        conversation=any(each.sticky == "conversation" for each in (*uses, *(rule.canary for rule in file.rules if rule.canary is not None))),
+        budget_left=any(part.min_budget_left is not None or part.max_budget_left is not None for part in parts),
+        cost=any(use.cheapest is not None or use.max_cost_usd is not None for use in uses),
+        keys=frozenset(name for part in parts if part.key is not None for name in one_or_more(part.key)),
+    )
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """A policy without problems. `hash` is the SHA-256 of its text; `version` are its first twelve digits."""
 
@@ -57,6 +87,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     backends: dict[str, ConfiguredBackend]
     hash: str
     source: str
+    asks: Asks = Asks()
     embedders: dict[str, ConfiguredEmbedder] = {}
     places: Places = msgspec.field(default_factory=Places)
 
@@ -65,8 +96,8 @@ class Policy(Struct, frozen=True, kw_only=True):
         return self.hash[:12]
 
     def tenant(self, name: str) -> Tenant:
-        """What the policy says about a tenant; the defaults for one it does not name."""
-        return self.file.tenants.get(name) or _DEFAULT_TENANT
+        """What the policy says about a tenant; what holds for every tenant for one it does not name."""
+        return self.file.tenants.get(name) or self.file.tenant_defaults
 
     def moderation(self, tenant: str) -> Moderation:
         """The tenant's moderation: the policy's, with the tenant's own fields in place of the policy's."""
@@ -86,8 +117,18 @@ class Policy(Struct, frozen=True, kw_only=True):
     @property
     def asks_complexity(self) -> bool:
         """Whether any decision depends on how hard a question is."""
-        rules = (rule.when for rule in self.file.rules)
-        return self.file.complexity is not None or any(when.min_complexity is not None or when.max_complexity is not None for when in rules)
+        return self.asks.complexity
+
+    def complexity(self, tenant: str) -> Complexity | None:
+        return self.tenant(tenant).complexity or self.file.complexity
+
+    def defaults(self, tenant: str) -> tuple[str, ...]:
+        own = self.tenant(tenant)
+        return self.file.defaults if own.default is None else own.defaults
+
+    def fallbacks(self, tenant: str, rule: Rule | None = None) -> Fallbacks:
+        """What is tried when the rule's own backends have failed: the policy's list, the tenant's over it, the rule's over that."""
+        return fallbacks(self.file, self.tenant(tenant).fallback, None if rule is None else rule.fallback)
 
     def history(self, tenant: str) -> History:
         return self.tenant(tenant).history or self.file.history
@@ -105,11 +146,10 @@ class Policy(Struct, frozen=True, kw_only=True):
     @property
     def shares(self) -> tuple[float, ...] | None:
         """The shares of a budget that anybody is told of; None where nobody is told anything."""
-        every = [each for each in (self.file.alerts, *(tenant.alerts for tenant in self.file.tenants.values())) if each is not None]
+        every = [
+            each for each in (self.file.alerts, self.file.tenant_defaults.alerts, *(tenant.alerts for tenant in self.file.tenants.values())) if each is not None
+        ]
         return tuple(sorted({share for each in every for share in each.at})) if every else None
-
-
-_DEFAULT_TENANT = Tenant()
 
 
 def load_policy(
@@ -121,18 +161,36 @@ def load_policy(
     are backends that exist without being written down (default: `extractive`, where its kind is registered). `private_addresses` False
     refuses what only the machine's own file may say: a `base_url` on a private or loopback address, and files of this machine.
     """
-    document = read_yaml(text, PolicyFile, schema=yaml_schema())
+    file, document = read_policy(text)
     builtin = builtin_backends() if builtin is None else builtin
-    # Sections without a problem are checked even when another has one: a person should see all of it at once.
-    file = document.value or msgspec.structs.replace(PolicyFile(version=1), **document.sections)
     checker = Checker(file, document.places, builtin, price_of, private_addresses)
     problems = document.problems + (checker.run() if document.places.keys(()) else [])
     if problems or document.value is None:
         raise PolicyError(problems, source)
+    file = with_tenant_defaults(file, document.places)
     specs = {**builtin, **file.backends}
     backends = {name: configured(name, spec, price_of) for name, spec in sorted(specs.items())}
     embedders = {name: configured_embedder(name, spec, price_of) for name, spec in sorted(file.embedders.items())}
-    return Policy(file=file, backends=backends, embedders=embedders, hash=hashlib.sha256(text.encode()).hexdigest(), source=source, places=document.places)
+    return Policy(
+        file=file,
+        backends=backends,
+        embedders=embedders,
+        asks=asks_of(file),
+        hash=hashlib.sha256(text.encode()).hexdigest(),
+        source=source,
+        places=document.places,
+    )
+
+
+def with_tenant_defaults(file: PolicyFile, places: Places) -> PolicyFile:
+    """The file in which every tenant has, of the keys that its own table does not write, what holds for every tenant."""
+    if file.tenant_defaults == Tenant():
+        return file
+    merged = {}
+    for name, tenant in file.tenants.items():
+        written = places.keys(("tenants", name))
+        merged[name] = msgspec.structs.replace(file.tenant_defaults, **{key: getattr(tenant, key) for key in written})
+    return msgspec.structs.replace(file, tenants=merged)
 
 
 def builtin_backends() -> dict[str, BackendSpec]:

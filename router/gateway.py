@@ -26,6 +26,7 @@ from router.audit.erasing import Leftovers
 from router.audit.log import Actor, AuditLog
 from router.audit.reading import head
 from router.audit.recording import Recorder
+from router.conversing import ConversationIds
 from router.credentials.door import Door
 from router.http.errors import ApiError
 from router.identity.authenticator import Authenticator
@@ -96,6 +97,7 @@ class Gateway:
         self.metrics = Metrics()
         self.limits = Limiter(lambda: open_limits(settings, database, worker), settings.limits_when_away, self.metrics)
         self.sealer = Sealer(secret)
+        self.conversation_ids = ConversationIds(secret)
         self.auth = Authenticator(database, secret)
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
         self.audit = AuditLog(database, secret)

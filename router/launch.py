@@ -18,6 +18,8 @@ from sqlalchemy import Connection
 from config.database import Database, open_database
 from config.schema import migrate, prepare, require_current
 from config.settings import Settings, load_settings
+from config.yamlbundle import bundled
+from policies.including import included_names
 from retrieval.blobs import FolderBlobs
 from retrieval.store import Documents
 from router.limits.remote import Remote
@@ -44,7 +46,10 @@ class Launch(Struct, frozen=True):
         return {**os.environ, **self.overrides}
 
     def text(self) -> str:
-        return Path(self.config).read_text(encoding="utf-8")
+        """The policy file with the files that it includes, as one text that stands alone. Raises `OSError` or `UnicodeDecodeError` for the file itself."""
+        file = Path(self.config)
+        text = file.read_text(encoding="utf-8")
+        return bundled(text, included_names(text), lambda name: _included(file.parent / name))
 
     def settings(self) -> Settings:
         """Raises `YamlError` or `SettingsError`."""
@@ -52,6 +57,14 @@ class Launch(Struct, frozen=True):
 
     def command(self, module: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", module, *arguments]
+
+
+def _included(file: Path) -> str | None:
+    """None for what cannot be read: then the policy is not valid, and says so where it names the file."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def installed(module: str) -> bool:

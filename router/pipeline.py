@@ -32,6 +32,7 @@ from config.prices import Price
 from policies.access import Principal, may_handle
 from policies.canary import Side, side_of
 from policies.decide import Decision, State, decide, permitted
+from policies.decision import banded
 from policies.features import extract, highest
 from policies.limits import check_input
 from policies.rate_limits import Scopes
@@ -55,7 +56,6 @@ from router.policy_in_force import ActivePolicy
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.trials import pairs
 from router.trials.canaries import came_to
-from router.trials.seeds import conversation_of, holder_of
 from router.wire.call import Call
 from router.wire.headgate import Headgate
 
@@ -93,6 +93,8 @@ class Exchange:
         self.decided_from: State | None = None
         """What the last decision was made from, besides the policy and the features."""
         self.rules = self.active.policy.moderation_rules(principal.tenant)
+        self._budget_left: float | None = None
+        self._expected: dict[str, float] | None = None
         self._form: AnswerFormat | None = None
         self._no_summary = False
         self.usage = Usage(source="counted")
@@ -106,8 +108,6 @@ class Exchange:
         """What the answer said, where it is to be compared."""
         self._side: tuple[str, Side] | None = None
         self._first = ""
-        drawn = call.hints.seed is None and self.active.has_canaries  # a client that names a seed draws by that
-        self._held_seeds = (conversation_of(gateway.recorder, principal, call), holder_of(principal)) if drawn else ("", "")
         self._admission: Admission | None = None
         self._standings: Standings | None = None
 
@@ -145,11 +145,17 @@ class Exchange:
             input_tokens=counted.n,
             max_cost_usd=call.hints.max_cost_usd,
             complexity=with_budget or call.hints.explain or policy.asks_complexity,
+            tags=call.hints.tags,
+            conversation=self.gateway.conversation_ids.of(self.principal, call) if policy.asks.conversation else "",
+            named_keys=policy.asks.keys,
         )
         self._histories = Histories(policy.history(self.principal.tenant), self._request, counted.upper)
         self._input_tokens = self._histories.input_tokens(self.active.backends.values())
-        left = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if with_budget else None
-        decision = self.decide(None if left is None else left[0])
+        asked = with_budget or policy.asks.budget_left
+        left = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if asked else None
+        self._budget_left = None if left is None or left[0].share is None else banded(left[0].share)
+        self._expected = self._expected_costs() if with_budget or policy.asks.cost else None
+        decision = self.decide(left[0] if left is not None and with_budget else None)
         if scopes and scopes.models:
             decision = await self._admit_model(decision)
         return decision
@@ -186,7 +192,8 @@ class Exchange:
         if refused:
             left = tuple(name for name in decision.candidates if name not in refused)
             reasons = (*decision.reasons, *(f"excluded:{name}:rate_limit" for name in refused))
-            decision = self.decision = msgspec.structs.replace(decision, candidates=left, reasons=reasons)
+            later = {name: tuple(each for each in names if each not in refused) for name, names in decision.fallbacks.items()}
+            decision = self.decision = msgspec.structs.replace(decision, candidates=left, reasons=reasons, fallbacks=later)
         return decision
 
     @property
@@ -222,7 +229,16 @@ class Exchange:
         return self.decision
 
     def state(self, costs: Mapping[str, int] | None = None, least: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
-        return self.active.state(self._seed(), self.principal, costs, least, remaining, self._input_tokens, *self._held_seeds)
+        return self.active.state(self._seed(), self.principal, costs, least, remaining, self._input_tokens, self._expected, self._budget_left)
+
+    def _expected_costs(self) -> dict[str, float]:
+        """What the request is expected to cost at each backend, in USD."""
+        request, active = self._request, self.active
+        counted = self.features.input_tokens
+        return {
+            name: measured.expected_cost(self._input_tokens.get(name, counted), request.max_output_tokens, request.n, active.price(name))
+            for name, measured in active.measured.items()
+        }
 
     def _seed(self) -> str:
         """The seed of weighted rules: the client's, or one of this request's own."""
@@ -309,7 +325,7 @@ class Exchange:
         It could have gone to the candidates of its decision, and where the complexity chose the weak backend to the strong one, if that is permitted.
         """
         assert self.decision is not None
-        names, complexity = set(self.decision.candidates), self.active.policy.file.complexity
+        names, complexity = set(self.decision.candidates), self.active.policy.complexity(self.principal.tenant)
         strong = complexity.strong if complexity is not None and self.rule == "complexity" else None
         if strong is not None and strong not in names and permitted(self.active.policy, self.features, self.state(), strong):
             names.add(strong)
@@ -419,6 +435,9 @@ class Exchange:
             self.gateway.canaries.note(self.active, *self._side, sums)
 
     def _observe(self, outcome: str) -> None:
+        if outcome == "ok" and self.attempt is not None and self.attempt.first_delta_s is not None:
+            took = time.perf_counter() - self.attempt.began
+            self.active.measured[self.backend_name].answered(self.attempt.first_delta_s, self.usage.output_tokens // self.attempt.plan.choices, took)
         if self.attempt is not None and self.attempt.record.rate_limit is not None:
             self.active.rate_limits[self.backend_name] = self.attempt.record.rate_limit
         for rule, count in self.moderation.counts().items():

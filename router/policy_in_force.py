@@ -28,6 +28,7 @@ from config.settings import Settings
 from policies.access import Principal
 from policies.decide import BackendState, State
 from policies.load import Policy, load_policy
+from router.measuring import Measured
 from router.policy_store import PolicyVersion, active_number, active_version
 from router.trials.store import states
 
@@ -75,16 +76,13 @@ class ActivePolicy:
         self._looked: dict[str, BackendHealth] = {}
         self.rate_limits: dict[str, RateLimit] = {}
         """What the providers last said, to this worker, that is left of their rate limits."""
+        self.measured = {name: _kept_measures(name, configured.spec, before) or Measured() for name, configured in policy.backends.items()}
+        """What this worker has seen of the backends of late."""
         self.canaries: dict[str, str] = {}
         """The states of the rules' canaries, as far as anything is known of them (`router.trials.canaries`)."""
         self.users = 0
         self.retired = False
         self._prices: dict[str, tuple[int, Price, str]] = {}
-
-    @property
-    def has_canaries(self) -> bool:
-        """Whether any rule has one."""
-        return any(rule.canary is not None for rule in self.policy.file.rules)
 
     def price(self, name: str, at: float | None = None) -> Price:
         """What a backend charges at that time (default: now). The book's prices may change with the hour, so each is asked for once a minute."""
@@ -117,12 +115,12 @@ class ActivePolicy:
         least_costs: Mapping[str, int] | None = None,
         remaining: int | None = None,
         input_tokens: Mapping[str, int] | None = None,
-        conversation: str = "",
-        holder: str = "",
+        expected_costs: Mapping[str, float] | None = None,
+        budget_left: float | None = None,
     ) -> State:
         """What a decision depends on besides the policy and the request. Costs and budget in picodollars; they count where they are given.
 
-        `input_tokens` are the backends' own counts of the request, where they are known.
+        `input_tokens` are the backends' own counts of the request, where they are known; `expected_costs` in USD.
         """
         return State(
             backends={
@@ -133,14 +131,18 @@ class ActivePolicy:
                     upper_cost_usd=usd_float(upper_costs[name]) if upper_costs is not None else 0.0,
                     least_cost_usd=usd_float(least_costs[name]) if least_costs is not None else None,
                     input_tokens=None if input_tokens is None else input_tokens.get(name),
+                    cost_usd=None if expected_costs is None else expected_costs[name],
+                    latency_ms=self.measured[name].latency_ms,
+                    queue_depth=health.queue_depth,
+                    wait_s=round(health.estimated_wait_s, 3),
                 )
                 for name, health in self.health.items()
             },
             remaining_usd=None if remaining is None else usd_float(remaining),
             allowed_models=principal.allowed_models,
             seed=seed,
-            conversation=conversation,
-            holder=holder,
+            now=round(time.time(), 3),
+            budget_left=budget_left,
             canaries=self.canaries,
         )
 
@@ -262,6 +264,11 @@ class PolicyHolder:
 def _kept_breaker(name: str, spec: BackendSpec, before: ActivePolicy | None) -> Breaker | None:
     same = before is not None and name in before.policy.backends and before.policy.backends[name].spec == spec
     return before.breakers.get(name) if same and before is not None else None
+
+
+def _kept_measures(name: str, spec: BackendSpec, before: ActivePolicy | None) -> Measured | None:
+    same = before is not None and name in before.policy.backends and before.policy.backends[name].spec == spec
+    return before.measured.get(name) if same and before is not None else None
 
 
 def _limiter(name: str, spec: BackendSpec, home: Path) -> Limiter | None:

@@ -63,6 +63,8 @@ class Attempt:
         """When the backend was called, by `time.perf_counter()`."""
         self.answered = False
         """Whether its first event has come."""
+        self.first_delta_s: float | None = None
+        """How long its first word took."""
 
     def grant(self, booking: Booking) -> None:
         """Take the plan for which something was set aside; with less output than was asked for, the request asks for that."""
@@ -88,6 +90,8 @@ class Attempt:
                 self.answered = True
                 match event:
                     case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta() | ProviderItem():
+                        if self.first_delta_s is None:
+                            self.first_delta_s = time.perf_counter() - self.began
                         yield event
                     case Finished():
                         self.finished.append(event)

@@ -50,6 +50,8 @@ class Attempts:
         self.upstream_s = 0.0
         """What was waited for before the current attempt began: backends that failed, and pauses."""
         self._step = Step("")
+        self._failures: list[str] = []
+        """The codes of the errors so far."""
         self._hedge: Attempt | None = None
         self._losing: list[asyncio.Task[None]] = []
 
@@ -77,6 +79,7 @@ class Attempts:
                 if committed or error.code == "invalid_request":  # malformed for one is malformed for all
                     raise
                 last = error
+                self._failures.append(error.code)
                 continue
             self.outcome = "blocked" if (self.current or attempt).moderation.blocked else "ok"
             for event in held:
@@ -96,7 +99,7 @@ class Attempts:
         while rounds < BUDGET_ROUNDS:
             rounds += 1
             assert exchange.decision is not None
-            step = course.following(exchange.decision.candidates, last, self._active.ready)
+            step = course.following(exchange.decision.order(self._failures), last, self._active.ready)
             if step is None:
                 return None
             if step.wait_s:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, or_, select
 
 from adapters.types import Capabilities
-from policies.decide import BackendState, Decision, State, decide
+from policies.decide import Decision, decide
 from policies.load import PolicyError, load_policy
 from router import policy_store
 from router.audit.log import CHAIN
@@ -110,24 +110,5 @@ def replay(connection: Connection, request_id: str, source: str) -> Replay | Non
     except PolicyError as error:
         return Replay(request_id, False, was, None, f"policy version {version.version} cannot be loaded any more: {error}")
     able = msgspec.json.decode(content, type=dict[str, Capabilities])
-    state = State(
-        backends={
-            name: BackendState(
-                capabilities=able[name],
-                ready=now.ready,
-                reason=now.reason,
-                upper_cost_usd=now.upper_cost_usd,
-                least_cost_usd=now.least_cost_usd,
-                input_tokens=now.input_tokens,
-            )
-            for name, now in found.state.backends.items()
-        },
-        remaining_usd=found.state.remaining_usd,
-        allowed_models=found.state.allowed_models,
-        seed=was.seed,
-        conversation=found.state.conversation,
-        holder=found.state.holder,
-        canaries=found.state.canaries,
-    )
-    again = decide(policy, was.features, state)
+    again = decide(policy, was.features, found.state.state(was.seed, able))
     return Replay(request_id, again == was, was, again)

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from adapters.types import Capabilities, Citation, Message, RefusalPart, TextPart, ToolCallPart
 from config.database import Database
-from policies.decision import Decision, State
+from policies.decision import BackendState, Decision, State
 from policies.moderation import RuleSet, moderate
 from router.audit.tables import decision_capabilities, decisions, prompts
 from router.kept.keeping import packed
@@ -61,6 +61,10 @@ class BackendNow(Struct, frozen=True, omit_defaults=True):
     upper_cost_usd: float = 0.0
     input_tokens: int | None = None
     least_cost_usd: float | None = None
+    cost_usd: float | None = None
+    latency_ms: float | None = None
+    queue_depth: int = 0
+    wait_s: float = 0.0
 
 
 class StateNow(Struct, frozen=True, omit_defaults=True):
@@ -70,9 +74,64 @@ class StateNow(Struct, frozen=True, omit_defaults=True):
     capabilities: str
     remaining_usd: float | None = None
     allowed_models: tuple[str, ...] | None = None
-    conversation: str = ""
-    holder: str = ""
+    now: float = 0.0
+    budget_left: float | None = None
+    thresholds: dict[str, float] = {}
     canaries: dict[str, str] = {}
+
+    def state(self, seed: str, capabilities: Mapping[str, Capabilities]) -> State:
+        """What was decided from."""
+        return State(
+            backends={
+                name: BackendState(
+                    capabilities=capabilities[name],
+                    ready=now.ready,
+                    reason=now.reason,
+                    upper_cost_usd=now.upper_cost_usd,
+                    input_tokens=now.input_tokens,
+                    least_cost_usd=now.least_cost_usd,
+                    cost_usd=now.cost_usd,
+                    latency_ms=now.latency_ms,
+                    queue_depth=now.queue_depth,
+                    wait_s=now.wait_s,
+                )
+                for name, now in self.backends.items()
+            },
+            remaining_usd=self.remaining_usd,
+            allowed_models=self.allowed_models,
+            seed=seed,
+            now=self.now,
+            budget_left=self.budget_left,
+            thresholds=self.thresholds,
+            canaries=self.canaries,
+        )
+
+
+def state_now(state: State, capabilities: str) -> StateNow:
+    """A state as it is recorded. `StateNow.state` gives it back."""
+    return StateNow(
+        backends={
+            name: BackendNow(
+                each.ready,
+                each.reason,
+                each.upper_cost_usd,
+                each.input_tokens,
+                each.least_cost_usd,
+                each.cost_usd,
+                each.latency_ms,
+                each.queue_depth,
+                each.wait_s,
+            )
+            for name, each in state.backends.items()
+        },
+        capabilities=capabilities,
+        remaining_usd=state.remaining_usd,
+        allowed_models=state.allowed_models,
+        now=state.now,
+        budget_left=state.budget_left,
+        thresholds=dict(state.thresholds),
+        canaries=dict(state.canaries),
+    )
 
 
 class Place(Struct, frozen=True):
@@ -266,9 +325,7 @@ class Recorder:
             return None
 
     def _state(self, state: State) -> StateNow:
-        now = {name: BackendNow(each.ready, each.reason, each.upper_cost_usd, each.input_tokens, each.least_cost_usd) for name, each in state.backends.items()}
-        seeds = state.conversation, state.holder
-        return StateNow(now, self._capabilities(state), state.remaining_usd, state.allowed_models, *seeds, dict(state.canaries))
+        return state_now(state, self._capabilities(state))
 
     def _capabilities(self, state: State) -> str:
         """The id of what the backends can do: the same for almost every request of a policy."""

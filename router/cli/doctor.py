@@ -166,7 +166,11 @@ async def _backends(launch: Launch) -> list[Finding]:
 def _alerts(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
     from router.alerts.sending import host_of, secret_problem
 
-    receivers = {"": policy.file.alerts, **{f" of {name}": tenant.alerts for name, tenant in policy.file.tenants.items()}}
+    receivers = {
+        "": policy.file.alerts,
+        " of every tenant": policy.file.tenant_defaults.alerts,
+        **{f" of {name}": tenant.alerts for name, tenant in policy.file.tenants.items()},
+    }
     findings = []
     for name, alerts in receivers.items():
         if alerts is not None:

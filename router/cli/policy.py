@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,13 @@ def run_tests(file: Path | None, config: Path | None, as_json: bool) -> None:
 
 
 @policy.command("schema")
-def schema() -> None:
+@click.option("--included", is_flag=True, help="That of the files that a policy includes.")
+def schema(included: bool) -> None:
     """Print the policy file's JSON Schema, for editors."""
     from policies.schema import json_schema
 
     load_kinds(find_launch(None).settings())
-    print_json(json_schema())
+    print_json(json_schema(included=included))
 
 
 @policy.command("versions")
@@ -147,6 +149,9 @@ policy.add_command(resume)
 @click.option("--model", default="auto", show_default=True)
 @click.option("--data-class", "data_class", type=click.Choice(DATA_CLASSES))
 @click.option("--seed", type=int, help="The draw of weighted rules.")
+@click.option("--tag", "tags", multiple=True, help="A tag of the request; may be given more than once.")
+@click.option("--key", default="", help="The id or the name of the key that asks.")
+@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]), help="When it is asked, in UTC; now where nothing is said.")
 @config_option
 @json_option
 def explain(
@@ -157,6 +162,9 @@ def explain(
     model: str,
     data_class: str | None,
     seed: int | None,
+    tags: tuple[str, ...],
+    key: str,
+    at: datetime | None,
     config: Path | None,
     as_json: bool,
 ) -> None:
@@ -171,13 +179,14 @@ def explain(
 
     if (text is None) == (body is None):
         raise click.UsageError("give the user's message as TEXT, or a whole request with --body")
-    hints = {name: value for name, value in {"data_class": data_class, "seed": seed}.items() if value is not None}
+    hints = {name: value for name, value in {"data_class": data_class, "seed": seed, "tags": tags or None}.items() if value is not None}
     chat = {"model": model, "messages": [{"role": "user", "content": text}], "headgate": hints}
     raw = body.read() if body else msgspec.json.encode(chat)
     launch = find_launch(config)
     loaded = _load(launch)
+    now = None if at is None else at.replace(tzinfo=UTC).timestamp()
     try:
-        decision = asyncio.run(explain_body(loaded, launch.environ(), raw, tenant=tenant, role=role))
+        decision = asyncio.run(explain_body(loaded, launch.environ(), raw, tenant=tenant, role=role, key=key, now=now))
     except ApiError as error:
         raise fail(f"{error.code}: {error.message}") from error
     if as_json:
@@ -191,4 +200,21 @@ def explain(
             click.echo(f"  {reason}")
         for exclusion in decision.excluded:
             click.echo(f"  {exclusion.backend}: {exclusion.detail}")
+        for failure, names in decision.fallbacks.items():
+            click.echo(f"  after {failure}: {', '.join(names) or 'nothing'}")
+        if decision.propensity < 1:
+            click.echo(f"  the first one comes first with a probability of {decision.propensity:.3g}")
+        found = decision.features
+        known = {
+            "task": found.task,
+            "language": found.language or "unknown",
+            "data class": found.data_class,
+            "input tokens": found.input_tokens,
+            "output tokens": found.output_tokens,
+            "turns": found.turns,
+            "complexity": found.complexity,
+            "needs": ", ".join(found.needs) or None,
+            "tags": ", ".join(found.tags) or None,
+        }
+        click.echo("request: " + "; ".join(f"{name} {value}" for name, value in known.items() if value is not None))
     sys.exit(0 if decision.outcome == "ok" else 1)

@@ -134,7 +134,7 @@ async def _validate(text: str, gateway: Gateway, *, from_file: bool = False) -> 
 
 
 def _first_lines(problems: tuple[Problem, ...]) -> str:
-    return "; ".join(f"line {problem.line}, column {problem.column}: {problem}" for problem in problems[:5])
+    return "; ".join(f"{f'{problem.file}, ' if problem.file else ''}line {problem.line}, column {problem.column}: {problem}" for problem in problems[:5])
 
 
 def _shown(version: policy_store.PolicyVersion) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def _look_up(connection: Connection, digest: str) -> _Known | None:
         team_name=row["team_name"] or "",
         user=row["user"] or "",
         key_id=row["id"],
+        key_name=row["name"],
         allowed_models=scopes.models,
         max_data_class=scopes.max_data_class,
         routes=scopes.routes,

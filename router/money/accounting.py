@@ -83,19 +83,21 @@ class Accounting:
             query = query.where(budgets.c.scope.in_(("", *(level.scope for level in caps.levels))))
         found = await self._database.read(lambda connection: {(row.scope, row.period): (row.spent, row.reserved) for row in connection.execute(query)})
 
-        def left(level: Level, held: bool) -> int | None:
+        def left(level: Level, held: bool) -> list[tuple[int, int]]:
+            """What is left of each of its caps, and the cap."""
             each = []
             free = own if booking is not None and level.covers(booking.plan) else 0
             for period, cap in ((day, level.day), (month, level.month)):
                 if cap is not None:
                     used, reserved = found.get((level.scope, period), (0, 0))
-                    each.append(max(0, cap - used - (reserved - free if held else 0)))
-            return min(each) if each else None
+                    each.append((max(0, cap - used - (reserved - free if held else 0)), cap))
+            return each
 
         def all_left(held: bool) -> Left:
-            shared = [level for level in (Level("", caps.day, caps.month), *caps.levels) if not level.of_model]
-            models = [(level, amount) for level in caps.levels if level.of_model and (amount := left(level, held)) is not None]
-            return Left(min((amount for level in shared if (amount := left(level, held)) is not None), default=None), tuple(models))
+            shared = [pair for level in (Level("", caps.day, caps.month), *caps.levels) if not level.of_model for pair in left(level, held)]
+            models = tuple((level, min(pairs)[0]) for level in caps.levels if level.of_model and (pairs := left(level, held)))
+            share = min((min(1.0, amount / cap) if cap else 0.0 for amount, cap in shared), default=None)
+            return Left(min((amount for amount, _ in shared), default=None), models, share)
 
         return all_left(True), all_left(False)
 

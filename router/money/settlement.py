@@ -57,10 +57,14 @@ class Caps(Struct, frozen=True):
 
 
 class Left(Struct, frozen=True):
-    """What budgets leave, in picodollars: `overall` to every attempt (None: no limit), `models` to those that a model's budget covers."""
+    """What budgets leave, in picodollars: `overall` to every attempt (None: no limit), `models` to those that a model's budget covers.
+
+    `share` is the smallest share that is left of any budget that covers every attempt; None where there is none.
+    """
 
     overall: int | None = None
     models: tuple[tuple[Level, int], ...] = ()
+    share: float | None = None
 
     def at_most(self, amount: int) -> Left:
         return msgspec.structs.replace(self, overall=amount if self.overall is None else min(self.overall, amount))

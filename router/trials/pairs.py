@@ -13,15 +13,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from adapters.backend import DATA_CLASSES
 from adapters.collect import Collected
 from config.database import Database
+from policies.choosing import unit
 from policies.history import transcript
 from policies.judging import LONGEST_TEXT, VERDICT_TOKENS, fair_scores, judge_request, matches_reference, read_scores
-from policies.matching import unit
 from policies.trials import REFERENCE, Pairs
 from router.summarising import UNMODERATED, needs_nothing
 from router.trials.tables import routing_pairs
 
 if TYPE_CHECKING:
     from policies.features import Features
+    from policies.schema import Complexity
     from router.pipeline import Exchange
     from router.trials.shadowing import Trial
 
@@ -39,7 +40,7 @@ def wanted(exchange: Exchange) -> Pairs | None:
 
     Never one with confidential data, whoever may see that; nor one without a text to compare.
     """
-    complexity, features = exchange.active.policy.file.complexity, exchange.features
+    complexity, features = complexity_of(exchange), exchange.features
     if complexity is None or complexity.pairs is None or not exchange.decided_by("complexity"):
         return None
     pairs = complexity.pairs
@@ -50,9 +51,14 @@ def wanted(exchange: Exchange) -> Pairs | None:
     return pairs if unit(f"{exchange.request_id}\npairs") < pairs.share else None
 
 
+def complexity_of(exchange: Exchange) -> Complexity | None:
+    """The tenant's own, or the policy's."""
+    return exchange.active.policy.complexity(exchange.principal.tenant)
+
+
 def other_backend(exchange: Exchange) -> str | None:
     """The one of the two that did not answer; None where neither did, or where the answer is no whole text."""
-    complexity = exchange.active.policy.file.complexity
+    complexity = complexity_of(exchange)
     finished = exchange.finished
     if complexity is None or complexity.weak == complexity.strong or not finished or any(each.reason != "stop" for each in finished) or not exchange.heard:
         return None
@@ -61,7 +67,7 @@ def other_backend(exchange: Exchange) -> str | None:
 
 async def pair(trial: Trial, exchange: Exchange, pairs: Pairs, other: str, answer: str, database: Database, keep_s: float) -> Paired:
     """Let the other backend answer, have both answers scored, and keep what came of it."""
-    complexity = exchange.active.policy.file.complexity
+    complexity = complexity_of(exchange)
     assert complexity is not None, "only what the complexity decided is paired"
     conversation = transcript(exchange.call.request.messages)
     if len(conversation) + 2 * len(answer) > LONGEST_TEXT:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from policies.matching import unit
+from policies.choosing import unit
 from policies.trials import Shadow
 from router.summarising import UNMODERATED
 from router.trials import pairs

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
 from adapters.backend import DataClass
 from adapters.types import GenerateRequest
-from policies.schema import Priority
+from policies.schema import TAG, Priority
+
+Tag: TypeAlias = Annotated[str, Meta(pattern=TAG)]
+"""A short name of the client's own, for rules to tell its requests apart."""
 
 
 class Hints(Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,6 +23,7 @@ class Hints(Struct, frozen=True, forbid_unknown_fields=True):
     explain: bool = False
     seed: int | None = None
     priority: Priority | None = None
+    tags: Annotated[tuple[Tag, ...], Meta(max_length=16)] = ()
     reference: Annotated[str, Meta(min_length=1, max_length=20_000)] | None = None
 
 

@@ -13,6 +13,7 @@ SHORT = {
     "books": ["--seconds", "0.3", "--clients", "8", "--rate", "50", "--databases", "sqlite"],
     "usage_query": ["--rows", "5000"],
     "auth_timing": ["50"],
+    "decision": ["--requests", "200"],
     "gateway": ["--help"],
     "limits": ["--help"],
     "retrieval_quality": ["--help"],

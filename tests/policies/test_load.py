@@ -11,7 +11,7 @@ from adapters.backend import kinds
 from config.prices import FREE, Price
 from policies.load import Policy, PolicyError
 from policies.moderation import moderate
-from policies.schema import PolicyFile, Weighted, json_schema
+from policies.schema import PolicyFile, Use, json_schema
 
 Load = Callable[..., Policy]
 BACKENDS = """version: 1
@@ -57,7 +57,7 @@ def errors(load: Load, text: str, **options: object) -> list[str]:
 def test_the_documented_format_loads(load: Load) -> None:
     policy = load(WHOLE)
     assert set(policy.backends) == {"local", "mini", "claude", "extractive"}
-    assert policy.file.rules[2].use == Weighted({"mini": 5.0, "claude": 95.0})
+    assert policy.file.rules[2].use == Use(weighted={"mini": 5.0, "claude": 95.0})
     assert policy.file.settings.port == 9000
     assert (policy.backends["local"].clearance, policy.backends["mini"].clearance, policy.backends["claude"].clearance) == (
         "restricted",
