@@ -39,7 +39,7 @@ def _complexities(file: PolicyFile, tenants: Mapping[Path, Tenant]) -> Iterator[
 def trial_problems(file: PolicyFile, tenants: Mapping[Path, Tenant], prices: Mapping[str, Price]) -> Iterator[Found]:
     """`prices` of the backends that are known."""
     for index, rule in enumerate(file.rules):
-        path = ("rules", index)
+        path: Path = ("rules", index)
         if rule.canary is not None:
             yield from _canary(rule, rule.canary, (*path, "canary"), prices)
         if rule.shadow is not None:
