@@ -39,12 +39,14 @@ def with_canary(policy: Policy, features: Features, state: State, decision: Deci
     reasons = (*decision.reasons, f"{_PREFIX}{rule.name}:{'candidate' if drawn else 'baseline'}")
     if not drawn:
         return msgspec.structs.replace(decision, reasons=reasons, propensity=_propensity(canary, decision, first, usable[0]))
+    own = decision.candidates[:1]  # after the canary's failure, of whatever class, the rule's own first backend is tried
     return msgspec.structs.replace(
         decision,
         candidates=(*usable, *(name for name in decision.candidates if name not in usable)),
         reasons=reasons,
         propensity=_propensity(canary, decision, first, usable[0]),
         upper_cost_usd=state.backends[first].upper_cost_usd,
+        fallbacks={error: tuple(dict.fromkeys((*own, *names))) for error, names in decision.fallbacks.items()},
     )
 
 
@@ -55,13 +57,8 @@ def _propensity(canary: Canary, decision: Decision, first: str, candidate: str) 
 
 def _drawn_by(canary: Canary, features: Features, state: State) -> str:
     """What is drawn. Where no conversation or user is known, each request draws for itself."""
-    match canary.sticky:
-        case "conversation":
-            return features.conversation or state.seed
-        case "user":
-            return features.user or state.seed
-        case "request":
-            return state.seed
+    holder = {"conversation": features.conversation, "user": features.user, "request": ""}[canary.sticky]
+    return f"{canary.sticky}\n{features.tenant}\n{holder}" if holder else state.seed
 
 
 def side_of(decision: Decision) -> tuple[str, Side] | None:

@@ -93,7 +93,7 @@ def run_case(policy: Policy, case: Case, name: str, capabilities: Mapping[str, C
     for word, wanted, found in (("cascade", expect.cascade, cascade), ("ensemble", expect.ensemble, ensemble)):
         if wanted is not None and wanted != found:
             failures.append(f"expected {'a' if wanted else 'no'} {word}, got {'one' if found else 'none'}{_off(decision)}")
-    reachable = {*decision.candidates, *(name for names in decision.fallbacks.values() for name in names), *_tried(policy, features, state, decision)}
+    reachable = {*decision.candidates, *(name for names in decision.fallbacks.values() for name in names), *_drawn(policy, features, state, decision)}
     failures += [f"{backend!r} must never be a candidate, and is" for backend in expect.never if backend in reachable]
     failures += [f"{backend!r} must never be called, and {decision.part_of(backend)}" for backend in expect.never if decision.part_of(backend)]
     if failures and decision.message:
@@ -133,11 +133,11 @@ def _state(policy: Policy, given: Given, capabilities: Mapping[str, Capabilities
     }
     moment = datetime.fromisoformat(given.at).replace(tzinfo=UTC) if given.at is not None else NOON
     remaining = 0.0 if given.over_budget else None
-    drawn_never = dict.fromkeys(canaries_of(policy), ROLLED_BACK)  # a case is about what the rule itself says
-    return State(backends=states, remaining_usd=remaining, seed=given.seed, now=moment.timestamp(), budget_left=given.budget_left, canaries=drawn_never)
+    no_canary = dict.fromkeys(canaries_of(policy), ROLLED_BACK)  # a case is about what the rule itself says
+    return State(backends=states, remaining_usd=remaining, seed=given.seed, now=moment.timestamp(), budget_left=given.budget_left, canaries=no_canary)
 
 
-def _tried(policy: Policy, features: Features, state: State, decision: Decision) -> tuple[str, ...]:
+def _drawn(policy: Policy, features: Features, state: State, decision: Decision) -> tuple[str, ...]:
     """What the canary of the rule that decided may put before its candidates."""
     rule = canaries_of(policy).get(decision.rule or "")
     return () if rule is None else tuple(name for name in rule[1].use if permitted(policy, features, state, name))

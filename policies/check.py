@@ -60,9 +60,9 @@ class Checker:
         self.rules.run(self.places.keys(()), self.builtin)
         if self.file.history.summarise_with is not None:
             self.rules.exists(self.file.history.summarise_with, ("history", "summarise_with"))
-        for name, place in trial_backends(self.file):
+        for name, place in trial_backends(self.file, self.tenants):
             self.rules.exists(name, place)
-        for place, message in trial_problems(self.file, {name: self._price(name, spec) for name, spec in self.specs.items()}):
+        for place, message in trial_problems(self.file, self.tenants, {name: self._price(name, spec) for name, spec in self.specs.items()}):
             self._add(place, message)
         for trouble in cascade_problems(self.file, self.known, self.specs):
             self._add(*trouble)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from config.prices import FREE, Price
 from config.yamlfile import Path
-from policies.schema import PolicyFile, Rule, Use
+from policies.schema import Complexity, PolicyFile, Rule, Tenant, Use
 from policies.trials import REFERENCE, Canary, Pairs, Shadow
 
 Found: TypeAlias = tuple[Path, str]
@@ -15,7 +15,7 @@ LONGEST_NAME = 57
 """Characters of the name of a rule with a shadow: its budget is kept under `shadow:NAME`."""
 
 
-def trial_backends(file: PolicyFile) -> Iterator[tuple[str, Path]]:
+def trial_backends(file: PolicyFile, tenants: Mapping[Path, Tenant]) -> Iterator[tuple[str, Path]]:
     """Every name of a backend, with its place."""
     for index, rule in enumerate(file.rules):
         if rule.canary is not None:
@@ -24,15 +24,22 @@ def trial_backends(file: PolicyFile) -> Iterator[tuple[str, Path]]:
             yield from ((name, ("rules", index, "shadow", "to", place)) for place, name in enumerate(rule.shadow.to))
     if file.shadow is not None:
         yield from ((name, ("shadow", "to", place)) for place, name in enumerate(file.shadow.to))
-    pairs = None if file.complexity is None else file.complexity.pairs
-    if pairs is not None and pairs.judge != REFERENCE:
-        yield pairs.judge, ("complexity", "pairs", "judge")
+    for path, complexity in _complexities(file, tenants):
+        if complexity.pairs is not None and complexity.pairs.judge != REFERENCE:
+            yield complexity.pairs.judge, (*path, "pairs", "judge")
 
 
-def trial_problems(file: PolicyFile, prices: Mapping[str, Price]) -> Iterator[Found]:
+def _complexities(file: PolicyFile, tenants: Mapping[Path, Tenant]) -> Iterator[tuple[Path, Complexity]]:
+    """The policy's own, and the tenants'."""
+    if file.complexity is not None:
+        yield ("complexity",), file.complexity
+    yield from (((*path, "complexity"), tenant.complexity) for path, tenant in tenants.items() if tenant.complexity is not None)
+
+
+def trial_problems(file: PolicyFile, tenants: Mapping[Path, Tenant], prices: Mapping[str, Price]) -> Iterator[Found]:
     """`prices` of the backends that are known."""
     for index, rule in enumerate(file.rules):
-        path = ("rules", index)
+        path: Path = ("rules", index)
         if rule.canary is not None:
             yield from _canary(rule, rule.canary, (*path, "canary"), prices)
         if rule.shadow is not None:
@@ -43,8 +50,9 @@ def trial_problems(file: PolicyFile, prices: Mapping[str, Price]) -> Iterator[Fo
                 yield from _locked_out(rule, rule.shadow.to, (*path, "shadow", "to"))
     if file.shadow is not None:
         yield from _shadow(file.shadow, ("shadow",))
-    if file.complexity is not None and file.complexity.pairs is not None:
-        yield from _pairs(file.complexity.pairs, {file.complexity.weak, file.complexity.strong})
+    for path, complexity in _complexities(file, tenants):
+        if complexity.pairs is not None:
+            yield from _pairs(complexity.pairs, {complexity.weak, complexity.strong}, (*path, "pairs"))
 
 
 def _canary(rule: Rule, canary: Canary, path: Path, prices: Mapping[str, Price]) -> Iterator[Found]:
@@ -81,9 +89,9 @@ def _shadow(shadow: Shadow, path: Path) -> Iterator[Found]:
     yield from _twice(shadow.to, (*path, "to"))
 
 
-def _pairs(pairs: Pairs, judged: set[str]) -> Iterator[Found]:
+def _pairs(pairs: Pairs, judged: set[str], path: Path) -> Iterator[Found]:
     if pairs.judge in judged:
-        yield ("complexity", "pairs", "judge"), f"{pairs.judge!r} would judge its own answers; name another backend, or {REFERENCE!r}"
+        yield (*path, "judge"), f"{pairs.judge!r} would judge its own answers; name another backend, or {REFERENCE!r}"
 
 
 def _locked_out(rule: Rule, names: Iterable[str], path: Path) -> Iterator[Found]:

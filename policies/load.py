@@ -70,11 +70,11 @@ class Asks(Struct, frozen=True, kw_only=True):
 def asks_of(file: PolicyFile) -> Asks:
     parts = [part for rule in file.rules for part in rule.when.parts()]
     uses = [rule.use for rule in file.rules if isinstance(rule.use, Use)]
+    canaries = [rule.canary for rule in file.rules if rule.canary is not None]
     scored = file.complexity is not None or any(tenant.complexity is not None for tenant in (file.tenant_defaults, *file.tenants.values()))
     return Asks(
         complexity=scored or any(part.min_complexity is not None or part.max_complexity is not None for part in parts),
-        conversation=any(use.sticky == "conversation" for use in uses)
-        or any(rule.canary is not None and rule.canary.sticky == "conversation" for rule in file.rules),
+        conversation=any(use.sticky == "conversation" for use in uses) or any(canary.sticky == "conversation" for canary in canaries),
         budget_left=any(part.min_budget_left is not None or part.max_budget_left is not None for part in parts),
         cost=any(use.cheapest is not None or use.max_cost_usd is not None for use in uses),
         keys=frozenset(name for part in parts if part.key is not None for name in one_or_more(part.key)),

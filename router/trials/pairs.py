@@ -22,6 +22,7 @@ from router.trials.tables import routing_pairs
 
 if TYPE_CHECKING:
     from policies.features import Features
+    from policies.schema import Complexity
     from router.pipeline import Exchange
     from router.trials.shadowing import Trial
 
@@ -35,8 +36,11 @@ Paired: TypeAlias = Literal["scored", "no_answer", "no_verdict", "too_long", "no
 
 
 def wanted(exchange: Exchange) -> Pairs | None:
-    """Whether a request is to be paired, asked once it is decided: none with confidential data, whoever may see it, and none without a text to compare."""
-    complexity, features = exchange.active.policy.complexity(exchange.principal.tenant), exchange.features
+    """Whether a request is to be paired, asked once it is decided.
+
+    Never one with confidential data, whoever may see that; nor one without a text to compare.
+    """
+    complexity, features = complexity_of(exchange), exchange.features
     if complexity is None or complexity.pairs is None or not exchange.decided_by("complexity"):
         return None
     pairs = complexity.pairs
@@ -47,9 +51,14 @@ def wanted(exchange: Exchange) -> Pairs | None:
     return pairs if unit(f"{exchange.request_id}\npairs") < pairs.share else None
 
 
+def complexity_of(exchange: Exchange) -> Complexity | None:
+    """The tenant's own, or the policy's."""
+    return exchange.active.policy.complexity(exchange.principal.tenant)
+
+
 def other_backend(exchange: Exchange) -> str | None:
     """The one of the two that did not answer; None where neither did, or where the answer is no whole text."""
-    complexity = exchange.active.policy.complexity(exchange.principal.tenant)
+    complexity = complexity_of(exchange)
     finished = exchange.finished
     if complexity is None or complexity.weak == complexity.strong or not finished or any(each.reason != "stop" for each in finished) or not exchange.heard:
         return None
@@ -58,7 +67,7 @@ def other_backend(exchange: Exchange) -> str | None:
 
 async def pair(trial: Trial, exchange: Exchange, pairs: Pairs, other: str, answer: str, database: Database, keep_s: float) -> Paired:
     """Let the other backend answer, have both answers scored, and keep what came of it."""
-    complexity = exchange.active.policy.complexity(exchange.principal.tenant)
+    complexity = complexity_of(exchange)
     assert complexity is not None, "only what the complexity decided is paired"
     conversation = transcript(exchange.call.request.messages)
     if len(conversation) + 2 * len(answer) > LONGEST_TEXT:

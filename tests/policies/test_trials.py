@@ -71,11 +71,11 @@ def test_a_canary_that_is_rolled_back_gets_nothing(load: Load, state: MakeState)
 
 
 def test_a_conversation_or_a_user_stays_on_its_side(load: Load, state: MakeState) -> None:
-    for text, seed in ((STICKY, "conversation"), (STICKY.replace("sticky: conversation", "sticky: user"), "holder")):
+    for text, holder in ((STICKY, "conversation"), (STICKY.replace("sticky: conversation", "sticky: user"), "user")):
         policy = load(text)
         for number in range(40):
-            states = [state(policy, seed=f"{number}.{turn}", **{seed: f"one {number}"}) for turn in range(5)]
-            assert len(set(sides(policy, states))) == 1
+            states = [state(policy, seed=f"{number}.{turn}") for turn in range(5)]
+            assert len(set(sides(policy, states, Features(**{holder: f"one {number}"})))) == 1  # type: ignore[arg-type]
         assert set(sides(policy, [state(policy, seed=str(number)) for number in range(40)])) == {"candidate", "baseline"}, "what is not known draws alone"
 
 
@@ -113,6 +113,13 @@ LOCKED = (
 """
 )
 LOCKED_POLICY = load_policy(LOCKED, "policy.yaml", price_of=price_of)
+
+
+def test_when_the_candidate_fails_in_a_way_that_has_a_fallback_of_its_own_the_rules_own_backend_comes_first(load: Load, state: MakeState) -> None:
+    policy = load(CANARY.replace("fallback: [mini]", "fallback: {default: [mini], unavailable: [local]}").replace("share: 0.2", "share: 1.0"))
+    decision = decide(policy, Features(), state(policy))
+    assert decision.candidates[:2] == ("claude", "mini")
+    assert decision.order(["backend_overloaded"]) == ("mini", "local")
 
 
 @given(st.sampled_from(DATA_CLASSES), st.sampled_from(["acme", "globex"]), st.text(max_size=8), st.sets(st.sampled_from(["local", "mini", "claude"])))
@@ -171,11 +178,3 @@ def test_a_reference_is_no_backend_and_a_free_canary_of_a_free_rule_needs_no_wor
     load(BACKENDS + "complexity: {weak: mini, strong: claude, threshold: 0.5, pairs: {share: 0.1, budget_usd: {day: 1}, judge: reference}}\n")
     load(BACKENDS + "rules: [{name: a, use: [local], canary: {use: [claude], share: 0.1, guard: {cost_ratio: null}}}]\n")
     load(BACKENDS.replace("default", "  other: {kind: llama, model: b}\ndefault", 1) + "rules: [{name: a, use: [local], canary: {use: [other], share: 0.1}}]\n")
-
-
-def test_what_was_recorded_before_there_were_canaries_is_still_read() -> None:
-    import msgspec
-
-    from router.audit.recording import StateNow
-
-    assert msgspec.json.decode(b'{"backends":{},"capabilities":"x"}', type=StateNow).canaries == {}
