@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
 from msgspec import Struct
 
 from adapters.backend import PARAM_OF_NEED, has, may_see, takes_tool
 from adapters.types import Capabilities
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
-from policies.features import Features
+from policies.features import RULES, Features
 from policies.load import Policy
 from policies.matching import draw, matches
 from policies.schema import Outcome, Rule, Weighted
 
-__all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "pinned_backends"]
+__all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "needs_complexity", "pinned_backends"]
+
+MIDDLE = 0.5
+"""Half of the questions that the rules learnt from lie above it."""
 
 _FORBIDDEN = frozenset({"not_allowed", "lock", "clearance"})
 """Exclusions that a client may not lift by waiting or by asking for less."""
@@ -44,7 +48,7 @@ def decide(policy: Policy, features: Features, state: State) -> Decision:
     locks = [rule for rule in matching if rule.lock]
     if features.model != AUTO and not _is_alias(policy, features.model, matching):
         return _pinned(policy, features, state, matching, locks)
-    rung = _rung(policy, features, state.seed, matching[0] if matching else None)
+    rung = _rung(policy, features, state, matching[0] if matching else None)
     for lock in locks:  # what a lock names is always worth trying, whichever rule decides
         rung.further = (*lock.backends, *rung.further)
     return _settle(policy, features, state, locks, rung)
@@ -62,18 +66,51 @@ def model_names(policy: Policy) -> tuple[str, ...]:
     return tuple(dict.fromkeys((AUTO, *policy.backends, *ids, *aliases)))
 
 
-def _rung(policy: Policy, features: Features, seed: str, rule: Rule | None) -> _Rung:
+def threshold_of(policy: Policy, features: Features, state: State) -> float:
+    """The complexity threshold in force: the tenant's, which its target moves, else the policy's; in the middle where nothing was seen yet."""
+    complexity = policy.file.complexity
+    own = None if complexity is None else complexity.threshold
+    return state.thresholds.get(features.tenant, MIDDLE if own is None else own)
+
+
+def needs_complexity(policy: Policy, features: Features) -> bool:
+    """Whether this decision may depend on how hard the question is: no pin and no rule decides before a complexity is looked at."""
+    if features.model != AUTO and pinned_backends(policy, features.model):
+        return any(rule.lock and asks_complexity(rule.when) for rule in policy.file.rules)
+    for rule in policy.file.rules:
+        if asks_complexity(rule.when):
+            return True
+        if matches(rule.when, features):
+            return any(rule.lock and asks_complexity(rule.when) for rule in policy.file.rules)
+    return policy.file.complexity is not None
+
+
+def asks_complexity(when: object) -> bool:
+    """Whether a condition, or one inside it, bounds the complexity."""
+    return _bounds_complexity(msgspec.to_builtins(when))
+
+
+def _bounds_complexity(value: object) -> bool:
+    if isinstance(value, dict):
+        return any((key in ("min_complexity", "max_complexity") and each is not None) or _bounds_complexity(each) for key, each in value.items())
+    return isinstance(value, list | tuple) and any(map(_bounds_complexity, value))
+
+
+def _rung(policy: Policy, features: Features, state: State, rule: Rule | None) -> _Rung:
     file = policy.file
     if rule is not None:
         reasons = [f"rule:{rule.name}"]
         if isinstance(rule.use, Weighted):
-            order = draw(rule.use.weighted, seed, rule.name)
+            order = draw(rule.use.weighted, state.seed, rule.name)
             return _Rung(order, file.fallback, reasons, rule, rule.use.weighted)
         return _Rung(rule.use, file.fallback, reasons, rule)
     if file.complexity is not None and features.complexity is not None:
-        strong = features.complexity >= file.complexity.threshold
+        threshold = threshold_of(policy, features, state)
+        strong = features.complexity >= threshold
         sign = ">=" if strong else "<"
-        reasons = [f"complexity:{features.complexity}{sign}{file.complexity.threshold}:{'strong' if strong else 'weak'}"]
+        reasons = [f"complexity:{features.complexity}{sign}{threshold}:{'strong' if strong else 'weak'}"]
+        if features.scorer != RULES:
+            reasons.append(f"scorer:{features.scorer}")
         return _Rung((file.complexity.strong if strong else file.complexity.weak,), file.fallback, reasons)
     return _Rung(file.defaults, file.fallback, ["default"] if file.defaults else [])
 

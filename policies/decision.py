@@ -34,13 +34,15 @@ class State(Struct, frozen=True, kw_only=True):
     """Everything else a decision depends on.
 
     `remaining_usd` is what is left of the tenant's budget (None: no limit). `allowed_models` is the key's allow-list of backends' and models'
-    names. Equal seeds draw equally, so a seed made from a tenant and user keeps that user on one side of a weighted rule.
+    names. `thresholds` are the complexity thresholds in force, by tenant, where the policy has a target for them. Equal seeds draw equally, so a
+    seed made from a tenant and user keeps that user on one side of a weighted rule.
     """
 
     backends: Mapping[str, BackendState]
     remaining_usd: float | None = None
     allowed_models: tuple[str, ...] | None = None
     seed: str = ""
+    thresholds: Mapping[str, float] = {}
 
 
 class Exclusion(Struct, frozen=True):

@@ -15,11 +15,15 @@ from policies.complexity import complexity_of
 from policies.complexity.features import looked_at
 from policies.schema import Need, Task
 
+RULES = "rules"
+
+
 class Features(Struct, frozen=True, kw_only=True):
     """What a decision depends on, besides the policy and the state. It is logged with the decision and holds no text of the request.
 
     `opaque_parts` names the providers without whose own parts the request means nothing. `model` is the requested one (`auto`: the policy
-    chooses). `complexity` is None where there is no text. `output_tokens` is the output
+    chooses). `complexity` is None where there is no text; `scorer` says what it is by:
+    `rules`, `head:HASH`, or `rules:REASON` where a head serves the tenant and could not be asked. `output_tokens` is the output
     the client asked for at most, or None.
     """
 
@@ -37,6 +41,7 @@ class Features(Struct, frozen=True, kw_only=True):
     turns: int = 1
     complexity: float | None = None
     max_cost_usd: float | None = None
+    scorer: str = RULES
 
 
 def extract(

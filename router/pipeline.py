@@ -31,10 +31,10 @@ from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObjec
 from config.prices import Price
 from policies.access import Principal, may_handle
 from policies.decide import Decision, State, decide, permitted
-from policies.features import extract, highest
+from policies.features import extract, highest, last_question
 from policies.limits import check_input
 from policies.rate_limits import Scopes
-from retrieval.values import SearchRequest
+from retrieval.values import SearchRequest, SearchResult
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
 from router.attempts.course import Step
@@ -50,6 +50,7 @@ from router.money.books import BudgetExceeded
 from router.money.levels import caps_of
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement, dearest
 from router.policy_in_force import ActivePolicy
+from router.scoring import scored
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.wire.call import Call
 from router.wire.headgate import Headgate
@@ -85,6 +86,10 @@ class Exchange:
         self.data_class: DataClass = "internal"
         self.passages: tuple[Passage, ...] = ()
         self.decision: Decision | None = None
+        self.embedding: bytes | None = None
+        """The last question's embedding, float16, where anything needed it."""
+        self._found: SearchResult | None = None
+        self._thresholds: Mapping[str, float] = {}
         self.decided_from: State | None = None
         """What the last decision was made from, besides the policy and the features."""
         self.rules = self.active.policy.moderation_rules(principal.tenant)
@@ -133,10 +138,15 @@ class Exchange:
             max_cost_usd=call.hints.max_cost_usd,
             complexity=with_budget or call.hints.explain or policy.asks_complexity,
         )
+        head = self.gateway.heads.of(self.principal.tenant)
+        self.features, self.embedding = await scored(policy, self.features, head, last_question(self._request), self._found, self.gateway.compute)
+        self._thresholds = self.gateway.thresholds.of(self.active, self.features, head)
         self._histories = Histories(policy.history(self.principal.tenant), self._request, counted.upper)
         self._input_tokens = self._histories.input_tokens(self.active.backends.values())
         left = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if with_budget else None
         decision = self.decide(None if left is None else left[0])
+        if limited and self.rule == "complexity":
+            self.gateway.thresholds.decided(self.active, self.features)
         if scopes and scopes.models:
             decision = await self._admit_model(decision)
         return decision
@@ -207,7 +217,7 @@ class Exchange:
         return self.decision
 
     def state(self, costs: Mapping[str, int] | None = None, least: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
-        return self.active.state(self._seed(), self.principal, costs, least, remaining, self._input_tokens)
+        return self.active.state(self._seed(), self.principal, costs, least, remaining, self._input_tokens, self._thresholds)
 
     def _seed(self) -> str:
         """The seed of weighted rules: the client's, or one of this request's own."""
@@ -236,7 +246,9 @@ class Exchange:
         await self.gateway.require_stores(self.principal, stores, self.call.stores_param)
         limit = self.call.search_limit or self.active.policy.grounding(self.principal.tenant).limit
         most = self.principal.max_data_class
-        found = await self.gateway.search(SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit, max_data_class=most))
+        found = self._found = await self.gateway.search(
+            SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit, max_data_class=most)
+        )
         self.passages = found.passages
         if found.passages:
             self.data_class = highest(self.data_class, found.data_class)
@@ -375,6 +387,8 @@ class Exchange:
         if self.attempt is None or (settlement := settlements.get(self.attempt.plan.purpose)) is None:
             return
         self.usage = settlement.usage
+        if self.rule == "complexity" and failure is None:
+            self.gateway.thresholds.settled(self.active, self.features, self.backend_name, usd_float(self.cost))
         if failure is not None:
             self.outcome = "cancelled" if isinstance(failure, asyncio.CancelledError | GeneratorExit) else settlement.outcome
         try:

@@ -109,6 +109,7 @@ class ActivePolicy:
         least_costs: Mapping[str, int] | None = None,
         remaining: int | None = None,
         input_tokens: Mapping[str, int] | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> State:
         """What a decision depends on besides the policy and the request. Costs and budget in picodollars; they count where they are given.
 
@@ -129,6 +130,7 @@ class ActivePolicy:
             remaining_usd=None if remaining is None else usd_float(remaining),
             allowed_models=principal.allowed_models,
             seed=seed,
+            thresholds=thresholds or {},
         )
 
     @property

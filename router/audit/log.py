@@ -35,6 +35,8 @@ AuditAction: TypeAlias = Literal[
     "policy.put",
     "policy.rollback",
     "policy.import",
+    "head.promote",
+    "head.withdraw",
     "budget.change",
     "tenant.create",
     "team.create",

@@ -123,6 +123,7 @@ def replay(connection: Connection, request_id: str, source: str) -> Replay | Non
         remaining_usd=found.state.remaining_usd,
         allowed_models=found.state.allowed_models,
         seed=was.seed,
+        thresholds=found.state.thresholds,
     )
     again = decide(policy, was.features, state)
     return Replay(request_id, again == was, was, again)

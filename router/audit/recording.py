@@ -70,6 +70,7 @@ class StateNow(Struct, frozen=True, omit_defaults=True):
     capabilities: str
     remaining_usd: float | None = None
     allowed_models: tuple[str, ...] | None = None
+    thresholds: dict[str, float] = {}
 
 
 class Place(Struct, frozen=True):
@@ -264,7 +265,7 @@ class Recorder:
 
     def _state(self, state: State) -> StateNow:
         now = {name: BackendNow(each.ready, each.reason, each.upper_cost_usd, each.input_tokens, each.least_cost_usd) for name, each in state.backends.items()}
-        return StateNow(now, self._capabilities(state), state.remaining_usd, state.allowed_models)
+        return StateNow(now, self._capabilities(state), state.remaining_usd, state.allowed_models, dict(state.thresholds))
 
     def _capabilities(self, state: State) -> str:
         """The id of what the backends can do: the same for almost every request of a policy."""

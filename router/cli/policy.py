@@ -18,6 +18,7 @@ from router.audit.actors import command_line
 from router.audit.changes import recorded_policy
 from router.backends import load_kinds, try_policy
 from router.cli.audit import audit_of
+from router.cli.calibrate import calibrate
 from router.cli.common import config_option, fail, find_launch, json_option, open_home, print_json, print_table
 from router.launch import Launch
 from router.policy_in_force import known_price
@@ -187,3 +188,6 @@ def explain(
         for exclusion in decision.excluded:
             click.echo(f"  {exclusion.backend}: {exclusion.detail}")
     sys.exit(0 if decision.outcome == "ok" else 1)
+
+
+policy.add_command(calibrate)

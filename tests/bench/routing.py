@@ -69,9 +69,7 @@ def with_embeddings(pairs: list[Pair], name: str) -> list[Pair]:
     if not path.is_file():
         np.save(path, embedded([pair.prompt for pair in pairs]), allow_pickle=False)
     rows = np.load(path, allow_pickle=False)
-    return [
-        msgspec.structs.replace(pair, embedding=row.tobytes(), features=features_of(looked_at(pair.prompt))) for pair, row in zip(pairs, rows, strict=True)
-    ]
+    return [msgspec.structs.replace(pair, embedding=row.tobytes(), features=features_of(looked_at(pair.prompt))) for pair, row in zip(pairs, rows, strict=True)]
 
 
 # --- what it is compared with --------------------------------------------------------------------------------------------------------------
@@ -143,7 +141,9 @@ def tables(folder: Path, bar: Bar) -> Iterator[Table]:
         lambda: table("GSM8K, from the question", 0.67, [(known["gsm8k"], asked["gsm8k"])]),
         lambda: table("GSM8K, after the weak answer", 0.77, [(known["gsm8k"], asked["gsm8k"])], answers=True),
         lambda: table("mixed tasks", 0.70, [(known["mixed"], asked["mixed"])]),
-        lambda: table("mixed, each task never trained on", 0.0, list(without_groups(known["mixed"], asked["mixed"], [{pair.group} for pair in _firsts(mixed)]))),
+        lambda: table(
+            "mixed, each task never trained on", 0.0, list(without_groups(known["mixed"], asked["mixed"], [{pair.group} for pair in _firsts(mixed)]))
+        ),
         lambda: table("mixed, code and facts never trained on", 0.83, list(without_groups(known["mixed"], asked["mixed"], [{"human_eval", "trivia_qa"}]))),
         lambda: table("mixed, code, science, facts never trained on", 0.0, list(without_groups(known["mixed"], asked["mixed"], [_UNSEEN]))),
     ]
