@@ -15,11 +15,12 @@ from policies.canary import with_canary
 from policies.choosing import ordered, unit
 from policies.constraints import FOR_GOOD, FORBIDDEN, constraint, excludes, lacking_features, permitted, pinned_backends
 from policies.decision import AUTO, STATUS, BackendState, Decision, Exclusion, State
-from policies.features import Features
+from policies.features import RULES, Features
 from policies.ladder import Fallbacks
 from policies.load import Policy
 from policies.matching import matches
 from policies.schema import Complexity, ErrorClass, Outcome, Rule, Use
+from policies.scores import threshold_of
 from policies.several import with_others
 
 __all__ = ["AUTO", "STATUS", "BackendState", "Decision", "Exclusion", "State", "decide", "model_names", "permitted", "pinned_backends"]
@@ -80,10 +81,12 @@ def _rung(policy: Policy, features: Features, state: State, locks: list[Rule], r
 
 def _scored(policy: Policy, complexity: Complexity, score: float, features: Features, state: State, locks: list[Rule], fallbacks: Fallbacks) -> _Rung:
     """The weak or the strong backend by the score; a share of the requests that may have either is drawn, so that both are seen at every score."""
-    threshold = state.thresholds.get(features.tenant, complexity.threshold)
+    threshold = threshold_of(complexity, features.tenant, state)
     strong = score >= threshold
     name, other = (complexity.strong, complexity.weak) if strong else (complexity.weak, complexity.strong)
     rung = _Rung((name,), fallbacks, [f"complexity:{score}{'>=' if strong else '<'}{threshold}:{'strong' if strong else 'weak'}"])
+    if features.scorer != RULES:
+        rung.reasons.append(f"scorer:{features.scorer}")
     if not complexity.explore or any(excludes(policy, features, state, locks, each) for each in (name, other)):
         return rung
     against = complexity.explore / 2

@@ -21,11 +21,15 @@ from policies.words import spaced, words_of
 CHARACTERS_A_TOKEN = 4
 
 
+RULES = "rules"
+
+
 class Features(Struct, frozen=True, kw_only=True):
     """What a decision depends on, besides the policy and the state. It is logged with the decision and holds no text of the request.
 
     `opaque_parts` names the providers without whose own parts the request means nothing. `model` is the requested one (`auto`: the policy
-    chooses). `complexity` is None where there is no text. `output_tokens` is the output
+    chooses). `complexity` is None where there is no text; `scorer` says what it is by:
+    `rules`, `head:HASH`, or `rules:REASON` where a head serves the tenant and could not be asked. `output_tokens` is the output
     the client asked for at most, or None. `key` and `key_name` are the key's id and name. `user` and `conversation` are opaque ids, equal for the
     same one; empty where there is none. `language` is the last question's (ISO 639-1), empty where it is not known.
     `hits`, `context_tokens` and `top_score` (the best passage's similarity, None without one) are what the grounding search found.
@@ -54,6 +58,7 @@ class Features(Struct, frozen=True, kw_only=True):
     turns: int = 1
     complexity: float | None = None
     max_cost_usd: float | None = None
+    scorer: str = RULES
 
 
 def extract(

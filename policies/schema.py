@@ -225,8 +225,24 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.answering if judge is None else tuple(dict.fromkeys((*self.answering, judge)))
 
 
+class Target(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the threshold is to bring about, from each tenant's last scores; exactly one.
+
+    `strong_share` of what complexity decides goes to the strong backend; it costs `cost_usd_per_1k` for each 1,000 requests at most; or its answers
+    are worth `min_quality` on average, by the tenant's own pairs (until a head serves the tenant, everything goes to the strong backend).
+    """
+
+    strong_share: Share | None = None
+    cost_usd_per_1k: Annotated[float, Meta(gt=0)] | None = None
+    min_quality: Share | None = None
+
+    def __post_init__(self) -> None:
+        if sum(each is not None for each in (self.strong_share, self.cost_usd_per_1k, self.min_quality)) != 1:
+            raise ValueError("a target is exactly one of strong_share, cost_usd_per_1k and min_quality")
+
+
 class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where no rule decides: a score of at least `threshold` goes to `strong`, a lower one to `weak`.
+    """Where no rule decides: a score of at least `threshold` goes to `strong`, a lower one to `weak`. A `target` finds the threshold itself.
 
     `explore` is the share of requests that are drawn evenly between the two, whatever their score, where both are permitted: what a backtest learns from.
     `pairs`: `policies.trials`.
@@ -234,9 +250,14 @@ class Complexity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     weak: str
     strong: str
-    threshold: Share
+    threshold: Share | None = None
+    target: Target | None = None
     explore: Share = 0.0
     pairs: Pairs | None = None
+
+    def __post_init__(self) -> None:
+        if (self.threshold is None) == (self.target is None):
+            raise ValueError("complexity needs either a 'threshold' or a 'target'")
 
 
 class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

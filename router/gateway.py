@@ -29,6 +29,7 @@ from router.audit.reading import head
 from router.audit.recording import DAY_S, Recorder
 from router.conversing import ConversationIds
 from router.credentials.door import Door
+from router.heads import Heads
 from router.http.errors import ApiError
 from router.identity.authenticator import Authenticator
 from router.identity.reach import documents_reach
@@ -45,6 +46,7 @@ from router.money.sealing import SealKey
 from router.money.settlement import Booking, Settlement, unmeasured
 from router.policy_file import read_status
 from router.policy_in_force import REFRESH_S, PolicyHolder
+from router.scoring import Thresholds
 from router.tables import workers
 from router.telemetry import Metrics
 from router.trials.canaries import BEAT_S as CANARY_S
@@ -120,6 +122,8 @@ class Gateway:
             identity=lambda: self.policy.current.policy.file.identity,
             metrics=self.metrics,
         )
+        self.heads = Heads(database, settings.home)
+        self.thresholds = Thresholds(settings.home)
         self.alerts = BudgetAlerts(database, worker, lambda: self.policy.current.policy, self.policy.environ, self.metrics, self.background)
         self.canaries = Canaries(database, lambda: self.policy.current, self.audit, self.metrics)
         self.shadows = Shadows(self)
@@ -134,10 +138,12 @@ class Gateway:
 
     async def start(self) -> None:
         await self.policy.refresh()
+        await self.heads.refresh()
         await self._tell_policy()
         await self.database.write(lambda connection: _register(connection, self._worker, self._instance))
         work = (
             (REFRESH_S, self.policy.refresh),
+            (REFRESH_S, self.heads.refresh),
             (BEAT_S, self._beat),
             (BEAT_S, self.limits.beat),
             (BEAT_S, self._look),
@@ -164,6 +170,7 @@ class Gateway:
         await self.door.aclose()
         await self.policy.current.aclose()
         await self.limits.aclose()
+        self.thresholds.close()
         if self.compute is not None:
             await self.compute.aclose()
         await self.database.write(lambda connection: connection.execute(delete(workers).where(workers.c.id == self._worker)))

@@ -33,12 +33,12 @@ from policies.access import Principal, may_handle
 from policies.canary import Side, side_of
 from policies.decide import Decision, State, decide, permitted
 from policies.decision import banded
-from policies.features import extract, highest
+from policies.features import extract, highest, last_question
 from policies.limits import check_input
 from policies.rate_limits import Scopes
 from policies.replaying import passed_over
 from policies.trials import Pairs
-from retrieval.values import SearchRequest
+from retrieval.values import SearchRequest, SearchResult
 from router.attempts.attempt import Attempt
 from router.attempts.bookings import Bookings
 from router.attempts.cascade import CascadeReport, another_sample
@@ -56,6 +56,7 @@ from router.money.books import BudgetExceeded
 from router.money.levels import caps_of
 from router.money.settlement import LARGEST_AMOUNT, AttemptPlan, Caps, Left, Purpose, Settlement, dearest
 from router.policy_in_force import ActivePolicy
+from router.scoring import scored
 from router.summarising import UNMODERATED, needs_nothing, summarise, summary_request
 from router.trials import pairs
 from router.trials.canaries import came_to
@@ -93,6 +94,8 @@ class Exchange:
         self.data_class: DataClass = "internal"
         self.passages: tuple[Passage, ...] = ()
         self.decision: Decision | None = None
+        self._found: SearchResult | None = None
+        self._thresholds: Mapping[str, float] = {}
         self.decided_from: State | None = None
         """What the last decision was made from, besides the policy and the features."""
         self.embedding: bytes | None = None
@@ -163,7 +166,13 @@ class Exchange:
         left = await self.gateway.accounting.remaining(self.principal.tenant, self._caps()) if asked else None
         self._budget_left = None if left is None or left[0].share is None else banded(left[0].share)
         self._expected = self._expected_costs() if with_budget or policy.asks.cost else None
+        head = self.gateway.heads.of(self.principal.tenant)
+        compute, question = self.gateway.compute, last_question(self._request)
+        self.features, self.embedding = await scored(policy, self.features, self.state(), head, question, self._found, compute)
+        self._thresholds = self.gateway.thresholds.of(self.active, self.features, head)
         decision = self.decide(left[0] if left is not None and with_budget else None)
+        if limited and self.decided_by("complexity"):
+            self.gateway.thresholds.decided(self.active, self.features)
         if scopes and scopes.models:
             decision = await self._admit_model(decision)
         return decision
@@ -234,7 +243,7 @@ class Exchange:
         return self.decision
 
     def state(self, costs: Mapping[str, int] | None = None, least: Mapping[str, int] | None = None, remaining: int | None = None) -> State:
-        return self.active.state(self.seed, self.principal, costs, least, remaining, self._input_tokens, self._expected, self._budget_left)
+        return self.active.state(self.seed, self.principal, costs, least, remaining, self._input_tokens, self._expected, self._budget_left, self._thresholds)
 
     def _expected_costs(self) -> dict[str, float]:
         """What the request is expected to cost at each backend, in USD."""
@@ -280,7 +289,9 @@ class Exchange:
         await self.gateway.require_stores(self.principal, stores, self.call.stores_param)
         limit = self.call.search_limit or self.active.policy.grounding(self.principal.tenant).limit
         most = self.principal.max_data_class
-        found = await self.gateway.search(SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit, max_data_class=most))
+        found = self._found = await self.gateway.search(
+            SearchRequest(tenant=self.principal.tenant, stores=stores, query=question, limit=limit, max_data_class=most)
+        )
         self.passages = found.passages
         if found.passages:
             self.data_class = highest(self.data_class, found.data_class)
@@ -444,6 +455,8 @@ class Exchange:
         if self.attempt is None or (settlement := settlements.get(self.attempt.plan.purpose)) is None:
             return
         self.usage = settlement.usage
+        if self.rule == "complexity" and failure is None:
+            self.gateway.thresholds.settled(self.active, self.features, self.backend_name, usd_float(self.cost))
         if failure is not None:
             self.outcome = "cancelled" if isinstance(failure, asyncio.CancelledError | GeneratorExit) else settlement.outcome
         try:

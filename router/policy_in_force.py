@@ -119,6 +119,7 @@ class ActivePolicy:
         input_tokens: Mapping[str, int] | None = None,
         expected_costs: Mapping[str, float] | None = None,
         budget_left: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> State:
         """What a decision depends on besides the policy and the request. Costs and budget in picodollars; they count where they are given.
 
@@ -146,6 +147,7 @@ class ActivePolicy:
             now=round(time.time(), 3),
             budget_left=budget_left,
             canaries=self.canaries,
+            thresholds=thresholds or {},
         )
 
     @property

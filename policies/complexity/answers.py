@@ -84,7 +84,7 @@ def _value(text: str) -> float:
 def _sums(text: str) -> tuple[int, int]:
     """How many sums the answer states, and how many of them are wrong by more than a rounding."""
     found = wrong = 0
-    for left, right in [*_WORKED.findall(text)[:40], *_written(text)]:
+    for left, right in [*_WORKED.findall(text)[:40], *_written(_WORKED.sub("", text))]:
         worth = _worth(left)
         if worth is None:
             continue

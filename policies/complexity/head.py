@@ -23,12 +23,16 @@ from numpy.typing import NDArray
 from policies.complexity.answers import ANSWER_FEATURES, answer_features
 from policies.complexity.features import FEATURES, features_of, looked_at
 from policies.complexity.forest import Forest
+from policies.complexity.quantile import Qualities
 from policies.complexity.rules import SHORT, prior, squashed
 
 Embed: TypeAlias = Callable[[Sequence[str]], NDArray[Any]]
 """Texts to one unit vector each."""
 
 FORMAT = 1
+LONGEST = 8_192
+"""Characters of a question that are embedded; the packaged model reads far fewer."""
+
 NEAREST = 5
 """How near a question lies to what a head has seen: its mean cosine with so many of the nearest."""
 
@@ -41,7 +45,8 @@ class About(Struct, frozen=True, kw_only=True):
     """What a head says of itself, beside its arrays: the JSON part of its file.
 
     `space` names the embedder whose vectors it reads. The `prior_…` numbers put the rules' prior on the scale of gains, `mean` is the gain of
-    its pairs, `base` the weight of the prior among what it has seen; `middle` and `spread` squash the sum to a score from 0 to 1.
+    its pairs, `base` the weight of the prior among what it has seen; `middle` and `spread` squash the sum to a score from 0 to 1. `qualities` are what answers
+    were worth by score, measured on pairs that the head had not seen.
     """
 
     format: int = FORMAT
@@ -58,6 +63,7 @@ class About(Struct, frozen=True, kw_only=True):
     spread: float
     depth: int
     bias: float
+    qualities: Qualities | None = None
     answer_depth: int | None = None
     answer_bias: float = 0.0
     answer_middle: float = 0.0
@@ -206,7 +212,7 @@ def _packaged() -> tuple[Embed, str]:
 
 def embedded(prompts: Sequence[str], embed: Embed | None = None) -> NDArray[np.float16]:
     """One float16 row a question, which is all that is ever scored. Without `embed`, by the packaged model, which is loaded once."""
-    texts = [looked_at(prompt) for prompt in prompts]
+    texts = [prompt.strip()[:LONGEST] for prompt in prompts]  # as a search embeds it, whose embedding a request shares
     embed = _packaged()[0] if embed is None else embed
     if not texts:
         return np.zeros((0, 0), dtype=np.float16)

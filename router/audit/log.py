@@ -40,6 +40,8 @@ AuditAction: TypeAlias = Literal[
     "policy.canary_rolled_back",
     "policy.canary_resumed",
     "policy.backtest",
+    "head.promote",
+    "head.withdraw",
     "budget.change",
     "tenant.create",
     "team.create",

@@ -21,6 +21,7 @@ from router.audit.changes import recorded_policy
 from router.audit.log import Subject
 from router.backends import load_kinds, try_policy
 from router.cli.audit import audit_of
+from router.cli.calibrate import calibrate
 from router.cli.canaries import canaries, resume
 from router.cli.common import config_option, fail, find_launch, json_option, open_home, print_json, print_table
 from router.launch import Launch
@@ -283,3 +284,6 @@ def explain(
         }
         click.echo("request: " + "; ".join(f"{name} {value}" for name, value in known.items() if value is not None))
     sys.exit(0 if decision.outcome == "ok" else 1)
+
+
+policy.add_command(calibrate)

@@ -4,7 +4,7 @@
 |---|---|---|
 | `mmlu.jsonl.gz` | 5,976 exam questions, `subject`; were Mixtral-8x7B (weak) and GPT-4 (strong) right? | lm-sys/RouteLLM, Apache-2.0 |
 | `gsm8k.jsonl.gz` | 706 sums in words, with both answers; the same two models | lm-sys/RouteLLM, Apache-2.0 |
-| `mixed_tasks.jsonl.gz` | 2,262 questions of 11 tasks, scores of 7 models; weak is the 7B Mistral, strong the best by its mean over all, the 51B Nemotron | ulab-uiuc/LLMRouter, MIT |
+| `mixed_tasks.jsonl.gz` | 2,262 questions of 11 tasks, 7 models' scores; weak is Mistral 7B, strong Nemotron 51B, the best | ulab-uiuc/LLMRouter, MIT |
 """
 
 from __future__ import annotations

@@ -141,20 +141,44 @@ def test_pairs_that_nothing_can_be_learnt_from_are_refused_in_words(rows: list[d
 # --- the gate ------------------------------------------------------------------------------------------------------------------------
 
 
+def _of_many_topics(count: int, seed: int, first: int) -> list[Pair]:
+    """Questions of 200 topics, each with a direction and a hardness of its own: what another domain's head knows of them is nothing."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        topic = first + int(random.integers(200))
+        own = np.random.default_rng(topic)
+        vector, hardness = own.normal(0, 1, 64), own.random()
+        vector += random.normal(0, 0.3, 64)
+        prompt = f"Tell me more about topic {topic}, as it stands today."
+        half = (vector / np.linalg.norm(vector)).astype(np.float16).tobytes()
+        weak = float(random.random() > hardness)
+        rows.append(Pair(prompt=prompt, weak=weak, strong=float(random.random() < 0.9), embedding=half, features=features_of("Tell me more about it.")))
+    return rows
+
+
 def test_the_gate_refuses_a_head_of_a_foreign_domain_in_95_of_100_draws() -> None:
-    foreign = fit(invented(300, 11, ("birds", "steel")), embed=embed)
-    neutral = fit(invented(300, 12, (), topics=("birds", "steel")), embed=embed)
+    local = _of_many_topics(2000, 100, first=5000)
+    gains, rules = np.array([pair.gain for pair in local]), np.array([linear(pair.features or ()) for pair in local])
     refused = 0
-    for draw in range(100):
-        local = [_known(pair) for pair in invented(300, 100 + draw, ("tides", "tax"))]
-        refused += not judge_head(foreign if draw % 2 else neutral, local).promoted
+    for number in range(10):
+        foreign = fit(_of_many_topics(300, number, first=1000 * (1 + number % 4)), embed=embed)
+        scores = np.array([foreign.of(pair.features or (), pair.embedding or b"") for pair in local])
+        for draw in range(10):
+            rows = np.random.default_rng(10 * number + draw).integers(0, len(local), 300)
+            refused += not judge(list(scores[rows]), list(rules[rows]), list(gains[rows])).promoted
     assert refused >= 95
 
 
+def test_the_gate_refuses_a_head_that_learnt_the_contrary() -> None:
+    contrary = fit(invented(300, 11, ("birds", "steel")), embed=embed)
+    assert not judge_head(contrary, [_known(pair) for pair in invented(300, 100, ("tides", "tax"))]).promoted
+
+
 def test_with_300_local_pairs_what_is_served_is_never_worse_than_the_rules_by_more_than_two_points() -> None:
-    unseen = {hard: [_known(pair) for pair in invented(1500, 9, hard)] for hard in (("tides", "tax"), ())}
+    unseen = {hard: [_known(pair) for pair in invented(600, 9, hard)] for hard in (("tides", "tax"), ())}
     promoted = 0
-    for draw in range(10):
+    for draw in range(4):
         hard = ("tides", "tax") if draw % 2 else ()
         head, verdict = calibrate(invented(300, 200 + draw, hard), embed=embed)
         asked = unseen[hard]
@@ -163,7 +187,12 @@ def test_with_300_local_pairs_what_is_served_is_never_worse_than_the_rules_by_mo
         served = [head.of(pair.features or (), pair.embedding or b"") for pair in asked] if head is not None and verdict.promoted else rules
         promoted += verdict.promoted
         assert apgr(served, gains) >= apgr(rules, gains) - 0.02
-    assert promoted >= 4, "a gate that promotes nothing passes any test of harm"
+    assert promoted >= 2, "a gate that promotes nothing passes any test of harm"
+
+
+def test_a_head_is_judged_on_pairs_that_it_has_not_seen(head: Head) -> None:
+    assert judge_head(head, [_known(pair) for pair in invented(300, 77, ("tides", "tax"))]).promoted
+    assert not judge_head(head, [_known(pair) for pair in invented(100, 77, ("tides", "tax"))]).promoted
 
 
 def _known(pair: Pair) -> Pair:
@@ -200,12 +229,12 @@ def test_apgr_and_cpt_of_known_orders() -> None:
 
 def test_a_bootstrap_interval_holds_the_truth_mostly() -> None:
     covered = 0
-    for seed in range(60):
+    for seed in range(30):
         random = np.random.default_rng(seed)
         gains = (random.random(300) < 0.3).astype(float)
-        found = bootstrap(apgr, random.random(300), gains, draws=200)
+        found = bootstrap(apgr, random.random(300), gains, draws=150)
         covered += found.low <= 0.5 <= found.high
-    assert covered >= 52
+    assert covered >= 25
 
 
 @given(st.text(max_size=300), st.text(max_size=300))

@@ -123,7 +123,11 @@ tenants: {acme: {on_budget_end: bb, limits: {rmp: 3}}}
         ("default: mini\nfallback: [clade]", "fallback[0]: there is no backend 'clade'; did you mean 'claude'?"),
         ("complexity: {weak: locl, strong: claude, threshold: 0.5}", "complexity.weak: there is no backend 'locl'; did you mean 'local'?"),
         ("complexity: {weak: local, strong: claude, threshold: 5}", "complexity.threshold: must be at most 1, found 5"),
-        ("complexity: {weak: local, strong: claude, target: {strong_share: 0.3}}", "complexity.target: 'target' is not supported yet"),
+        ("complexity: {weak: local, strong: claude}", "complexity needs either a 'threshold' or a 'target'"),
+        ("complexity: {weak: local, strong: claude, threshold: 0.5, target: {strong_share: 0.3}}", "complexity needs either a 'threshold' or a 'target'"),
+        ("complexity: {weak: local, strong: claude, target: {strong_share: 3}}", "complexity.target.strong_share: must be at most 1, found 3"),
+        ("complexity: {weak: local, strong: claude, target: {}}", "a target is exactly one of strong_share, cost_usd_per_1k and min_quality"),
+        ("complexity: {weak: local, strong: claude, target: {cost_usd_per_1k: 0}}", "complexity.target.cost_usd_per_1k: must be more than 0, found 0"),
         ("default: mini\ntenants: {acme: {on_budget_end: lcal}}", "tenants.acme.on_budget_end: there is no backend 'lcal'; did you mean 'local'?"),
         (
             "tenants: {acme: {budget_usd: {models: {mni: {day: 1}}}}}",
