@@ -22,7 +22,7 @@ def test_a_judge_sees_both_answers_in_order_and_no_name() -> None:
     system, user = (shown(message) for message in request.messages)
     assert user.index("Four.") < user.index("Five.")
     assert "ANSWER A" in user.split("Four.")[0]
-    assert (request.temperature, request.whole, request.partition) == (0.0, True, "p")
+    assert (request.temperature, request.whole, request.partition) == (None, True, "p"), "models that think take no temperature"
     assert "mini" not in system + user
 
 
