@@ -102,6 +102,8 @@ class Exchange:
         self._bookings = Bookings(gateway, principal, request_id, self.active.version, self._caps())
         self._attempts = Attempts(self, self._bookings)
         self._generating = False
+        self.embedding: bytes | None = None
+        """The last question's embedding, float16, where anything needed it."""
         self.pairing: Pairs | None = None
         """Where the other backend is to answer, too, once the answer is delivered."""
         self.heard: list[str] = []

@@ -120,7 +120,7 @@ def _row(exchange: Exchange, weak: str, strong: str, scores: tuple[float, float]
         "created_at": exchange.created,
         "expires_at": exchange.created + keep_s,
         "features": msgspec.json.encode(exchange.features).decode(),
-        "embedding": None,
+        "embedding": exchange.embedding,
         "weak_backend": weak,
         "strong_backend": strong,
         "weak_score": scores[0],
