@@ -45,7 +45,7 @@ def judge_request(conversation: str, first: str, second: str, partition: str) ->
     mark = hashlib.sha256("\0".join(texts.values()).encode("utf-8", "replace")).hexdigest()[:16]  # no text can contain the mark that is made from it
     shown = "\n\n".join(f"<<< {mark} {name}\n{text}\n>>> {mark} {name}" for name, text in texts.items())
     messages = Message("system", (TextPart(_ASKED.format(mark=mark)),)), Message("user", (TextPart(shown),))
-    return GenerateRequest(messages=messages, max_output_tokens=VERDICT_TOKENS, temperature=0.0, whole=True, partition=partition)
+    return GenerateRequest(messages=messages, max_output_tokens=VERDICT_TOKENS, whole=True, partition=partition)
 
 
 def read_scores(said: str) -> tuple[float, float] | None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import Boolean, Column, Connection, Double, Index, Integer, String, Table, func, insert, inspect, select
+from sqlalchemy import Boolean, Column, Connection, Double, Index, Integer, String, Table, func, insert, select
 
 from config.database import STATE_LOCK, Database, exclusively
 from router.audit.log import Actor, AuditAction, AuditLog, Entry, Subject
 from router.tables import metadata
+from router.trials.tables import routing_pairs
 
 if TYPE_CHECKING:
     from policies.complexity.gate import Verdict
@@ -44,6 +44,9 @@ heads = Table(
 )
 
 FOLDER = "heads"
+
+TEXT_FEATURES, SPACE = "text_features", "space"
+"""Where a pair's features, in JSON, hold the numbers about its question's text, and the embedder that its embedding is of."""
 
 
 class HeadRow(Struct, frozen=True):
@@ -91,25 +94,22 @@ def record(audit: AuditLog, actor: Actor, tenant: str, hash: str, verdict: Verdi
     return work
 
 
-def logged_pairs(connection: Connection, tenant: str) -> list[Pair]:
-    """The tenant's pairs in the table `routing_pairs`; none where there is no such table. Those of other features than this version's are left out."""
+def logged_pairs(connection: Connection, tenant: str, space: str) -> list[Pair]:
+    """The tenant's pairs in the table `routing_pairs`, oldest first. Left out are those without an embedding of this embedder (`space`), and those of
+    other features than this version's.
+    """
     import msgspec
 
     from policies.complexity.features import FEATURES
     from policies.complexity.pairs import Pair
 
-    if not inspect(connection).has_table("routing_pairs"):
-        return []
-    pairs = Table(
-        "routing_pairs", type(metadata)(), *(Column(name) for name in ("tenant", "created_at", "features", "embedding", "weak_score", "strong_score"))
-    )
     found = []
-    query = select(pairs.c.features, pairs.c.embedding, pairs.c.weak_score, pairs.c.strong_score).where(pairs.c.tenant == tenant).order_by(pairs.c.created_at)
+    pairs = routing_pairs.c
+    query = select(pairs.features, pairs.embedding, pairs.weak_score, pairs.strong_score).where(pairs.tenant == tenant).order_by(pairs.created_at)
     for features, embedding, weak, strong in connection.execute(query):
-        numbers = msgspec.json.decode(features) if isinstance(features, str | bytes) else features
-        if isinstance(numbers, Mapping):
-            numbers = numbers.get("text_features")
-        if embedding is None or weak is None or strong is None or not isinstance(numbers, list) or len(numbers) != len(FEATURES):
+        known = msgspec.json.decode(features)
+        numbers = known.get(TEXT_FEATURES, ())
+        if embedding is None or known.get(SPACE) != space or len(numbers) != len(FEATURES):
             continue
         found.append(Pair(weak=weak, strong=strong, embedding=bytes(embedding), features=tuple(map(float, numbers))))
     return found

@@ -55,7 +55,7 @@ async def scored(
     if head is None or features.complexity is None or not needs_complexity(policy, features, state):
         return features, None if made is None else made.vector
     if made is None:
-        made = await _embedded(question, compute)
+        made = await embedded(question, compute)
     if not made.problem and made.space != head.about.space:
         made = msgspec.structs.replace(made, problem="embedder_differs")
     if made.problem:
@@ -63,13 +63,14 @@ async def scored(
     return msgspec.structs.replace(features, complexity=head.one(question, made.vector), scorer=f"head:{head.hash}"), made.vector
 
 
-async def _embedded(question: str, compute: object) -> Embedding:
+async def embedded(question: str, compute: object, wait_s: float = EMBEDDING_WAIT_S) -> Embedding:
+    """Made by this machine's embedder, or why it was not."""
     if not isinstance(compute, EmbeddingCompute):
         return Embedding(problem="no_embedder")
     import numpy as np
 
     try:
-        async with asyncio.timeout(EMBEDDING_WAIT_S):
+        async with asyncio.timeout(wait_s):
             made = await compute.embeddings([question.strip()[:LONGEST_QUESTION]])
     except TimeoutError:
         return Embedding(problem="embedding_late")

@@ -29,6 +29,7 @@ def calibrate(tenant: str, file: Path | None, dry_run: bool, config: Path | None
     """
     try:
         from policies.complexity.gate import calibrate as learn
+        from policies.complexity.head import space_of
         from policies.complexity.pairs import as_pairs
     except ImportError as error:
         raise fail("calibrating needs numpy and scikit-learn: pip install 'headgate[documents]'") from error
@@ -40,7 +41,11 @@ def calibrate(tenant: str, file: Path | None, dry_run: bool, config: Path | None
     except ValueError as error:
         raise fail(f"{file}: {error}") from error
     with open_home(config) as (launch, settings, database):
-        pairs = [*rows, *database.read_blocking(lambda connection: logged_pairs(connection, tenant))]
+        try:
+            space = space_of(None)
+        except EmbedderUnavailable as error:
+            raise fail(str(error)) from error
+        pairs = [*rows, *database.read_blocking(lambda connection: logged_pairs(connection, tenant, space))]
         try:
             with click.progressbar(length=6, label=f"learning from {len(pairs)} pairs", file=sys.stderr) as bar:
                 head, verdict = learn(pairs, progress=lambda _done, _whole: bar.update(1))

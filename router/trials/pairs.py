@@ -14,9 +14,13 @@ from adapters.backend import DATA_CLASSES
 from adapters.collect import Collected
 from config.database import Database
 from policies.choosing import unit
+from policies.complexity.features import features_of, looked_at
 from policies.comparing import LONGEST_TEXT, VERDICT_TOKENS, fair_scores, judge_request, matches_reference, read_scores
+from policies.features import last_question
 from policies.history import transcript
 from policies.trials import REFERENCE, Pairs
+from router.heads import SPACE, TEXT_FEATURES
+from router.scoring import embedded
 from router.summarising import UNMODERATED, needs_nothing
 from router.trials.tables import routing_pairs
 
@@ -30,6 +34,7 @@ CALLED_FOR = frozenset({"tools", "vision", "files", "audio", "multiple_choices"}
 """What a request may not need whose answers are to be compared as texts."""
 
 DAY_S = 86_400.0
+EMBEDDING_WAIT_S = 30.0
 SWEPT_AT_ONCE = 5_000
 
 Paired: TypeAlias = Literal["scored", "no_answer", "no_verdict", "too_long", "not_permitted", "over_budget", "error"]
@@ -98,7 +103,7 @@ async def pair(trial: Trial, exchange: Exchange, pairs: Pairs, other: str, answe
         scores = fair_scores(*verdicts)
     if scores is None:
         return "no_verdict"
-    row = _row(exchange, complexity.weak, complexity.strong, scores, pairs.judge, trial.cost, keep_s)
+    row = await _row(exchange, complexity.weak, complexity.strong, scores, pairs.judge, trial.cost, keep_s)
     await database.write(lambda connection: _insert(connection, row))
     return "scored"
 
@@ -112,15 +117,19 @@ def _text(answer: Collected) -> str:
     return answer.choices[0].text.strip() if answer.choices else ""
 
 
-def _row(exchange: Exchange, weak: str, strong: str, scores: tuple[float, float], judge: str, cost: int, keep_s: float) -> dict[str, object]:
+async def _row(exchange: Exchange, weak: str, strong: str, scores: tuple[float, float], judge: str, cost: int, keep_s: float) -> dict[str, object]:
+    """What heads are learnt from: numbers about the question and its embedding, none of its text. Nobody waits for the embedding any more."""
+    question = last_question(exchange.call.request)
+    made = await embedded(question, exchange.gateway.compute, EMBEDDING_WAIT_S)
+    known = {**msgspec.to_builtins(exchange.features), TEXT_FEATURES: features_of(looked_at(question)), SPACE: made.space}
     return {
         "request_id": exchange.request_id,
         "tenant": exchange.principal.tenant,
         "user_id": exchange.principal.user or None,
         "created_at": exchange.created,
         "expires_at": exchange.created + keep_s,
-        "features": msgspec.json.encode(exchange.features).decode(),
-        "embedding": None,
+        "features": msgspec.json.encode(known).decode(),
+        "embedding": made.vector or None,
         "weak_backend": weak,
         "strong_backend": strong,
         "weak_score": scores[0],

@@ -38,7 +38,7 @@ BROKEN: dict[str, tuple[str, str]] = {
         "unknown key 'cheepest'; did you mean 'cheapest'?",
     ),
     "a class of errors that does not exist": ("default: mini\nfallback: {»ratelimit: [local]}\n", "unknown key 'ratelimit'; did you mean 'rate_limit'?"),
-    "a condition of a later release": ("default: mini\n»ensemble: {}\n", "'ensemble' is not supported yet"),
+    "a condition of a later release": ("default: mini\n»rerankers: {}\n", "'rerankers' is not supported yet"),
     "a list where a table belongs": ("default: mini\nrules:\n  - {name: r, when: »[code], use: [mini]}\n", "expected a mapping, found a list"),
     "a word where a list belongs": ("default: mini\nrules:\n  - {name: r, use: »mini}\n", "expected a list or a mapping, found 'mini'"),
     "a word where a number belongs": ("default: mini\nrules:\n  - {name: r, when: {min_turns: »many}, use: [mini]}\n", "expected a whole number, found 'many'"),
@@ -159,9 +159,9 @@ BROKEN: dict[str, tuple[str, str]] = {
     "a negative weight": ("default: mini\nrules:\n  - {name: r, use: {weighted: {mini: »-1}}}\n", "must be at least 0, found -1"),
     "two ways to choose": (
         "default: mini\nrules:\n  - {name: r, use: »{cheapest: [mini], fastest: [mini]}}\n",
-        "one of ordered, weighted, cheapest, fastest says how the backends are ordered; found cheapest and fastest",
+        "one of ordered, weighted, cheapest, fastest, best_of says which backends answer; found cheapest and fastest",
     ),
-    "no way to choose": ("default: mini\nrules:\n  - {name: r, use: »{max_cost_usd: 1}}\n", "says how the backends are ordered; found none of them"),
+    "no way to choose": ("default: mini\nrules:\n  - {name: r, use: »{max_cost_usd: 1}}\n", "says which backends answer; found none of them"),
     "a draw that sticks where nothing is drawn": (
         "default: mini\nrules:\n  - {name: r, use: {fastest: [mini], sticky: »user}}\n",
         "does nothing without 'weighted'",

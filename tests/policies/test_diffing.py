@@ -84,7 +84,7 @@ def test_changes_are_grouped_by_from_to_and_why_with_their_cost_and_examples() -
 
 
 def test_another_rule_with_the_same_backend_is_a_change_of_rule_only() -> None:
-    new = OLD.replace("rules:\n", "rules:\n  - {name: programs, when: {task: code}, use: [large, mini]}\n")
+    new = OLD.replace("rules:\n", "rules:\n  - {name: programs, when: {task: code, role: member}, use: [large, mini]}\n")
     [group] = compared(new, record(1, CODE)).groups
     assert (group.kind, group.before, group.after, group.why) == ("rule", "large", "large", "rule:code -> rule:programs")
 

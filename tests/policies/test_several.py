@@ -191,7 +191,7 @@ cases:
         ("rules: [{name: r, use: {best_of: [mini, local]}}]", "rules[0].use: best_of needs judge: the backend that picks one of the answers"),
         ("rules: [{name: r, use: {weighted: {mini: 1}, judge: claude}}]", "rules[0].use: judge does nothing without best_of"),
         ("rules: [{name: r, use: {best_of: [mini, local], judge: extractive}}]", "it cannot judge"),
-        ("rules: [{name: r, use: {}}]", "rules[0].use: one of weighted, best_of says which backends answer; found none of them"),
+        ("rules: [{name: r, use: {}}]", "rules[0].use: one of ordered, weighted, cheapest, fastest, best_of says which backends answer; found none of them"),
         (
             "rules: [{name: r, when: {data_class: confidential}, use: {best_of: [local, claude], judge: mini}, lock: true}]",
             "whose clearance is lower: 'mini' (internal)",
@@ -255,7 +255,8 @@ def test_no_part_of_a_cascade_or_an_ensemble_is_ever_outside_of_what_is_permitte
     policy = load_policy(text, price_of=price_of)
     features = Features(tenant=tenant, data_class=data_class, task=task, model=model, complexity=complexity)  # type: ignore[arg-type]
     states = {name: BackendState(capabilities=ABLE, ready=name not in down, upper_cost_usd=costs.get(name, 0.0)) for name in policy.backends}
-    decision = decide(policy, features, State(backends=states, remaining_usd=remaining, allowed_models=None if allowed is None else tuple(allowed)))
+    state = State(backends=states, remaining_usd=remaining, allowed_models=None if allowed is None else tuple(allowed))
+    decision = decide(policy, features, state)
     parts = set(decision.candidates)
     if decision.cascade is not None:
         parts |= {*decision.cascade.to, *decision.cascade.on}
@@ -264,7 +265,7 @@ def test_no_part_of_a_cascade_or_an_ensemble_is_ever_outside_of_what_is_permitte
     if decision.ensemble is not None and decision.ensemble.live:
         parts |= {decision.ensemble.judge, *decision.ensemble.candidates}
         assert model == "auto"
-    locks = [rule for rule in policy.file.rules if rule.lock and matches(rule.when, features)]
+    locks = [rule for rule in policy.file.rules if rule.lock and matches(rule.when, features, state)]
     for name in parts:
         assert all(name in lock.backends for lock in locks)
         assert may_see(policy.backends[name].clearance, features.data_class)

@@ -16,7 +16,7 @@ from policies.decision import BackendState, Decision, State
 from policies.features import Features
 from policies.replaying import limited, passed_over
 from router.audit.recording import EMBEDDED, BackendNow, Note, Recorder, StateNow
-from router.audit.replaying import Chosen, count, records, state_of
+from router.audit.replaying import Chosen, count, records
 from router.kept.sealing import Sealer
 from tests.conftest import migrated_sqlite
 
@@ -107,7 +107,7 @@ def test_a_state_comes_back_bit_for_bit(backends: dict[str, BackendState], remai
     recorder._known, recorder._new = ((), (), ""), {}
     now = msgspec.json.decode(msgspec.json.encode(recorder._state(state)), type=StateNow)
     able = msgspec.json.decode(next(iter(recorder._new.values()), "{}"), type=dict[str, Capabilities])
-    assert state_of(now, able, "s") == state
+    assert now.state("s", able) == state
 
 
 def test_records_come_oldest_first_in_pages_and_as_they_are_chosen(database: Database) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.types import Message
-from policies.judging import fair_scores, judge_request, matches_reference, number_of, read_scores
+from policies.comparing import fair_scores, judge_request, matches_reference, number_of, read_scores
 
 texts = st.text(max_size=200)
 scores = st.tuples(st.integers(0, 10), st.integers(0, 10)).map(lambda pair: (pair[0] / 10, pair[1] / 10))
@@ -22,7 +22,7 @@ def test_a_judge_sees_both_answers_in_order_and_no_name() -> None:
     system, user = (shown(message) for message in request.messages)
     assert user.index("Four.") < user.index("Five.")
     assert "ANSWER A" in user.split("Four.")[0]
-    assert (request.temperature, request.whole, request.partition) == (0.0, True, "p")
+    assert (request.temperature, request.whole, request.partition) == (None, True, "p"), "models that think take no temperature"
     assert "mini" not in system + user
 
 
