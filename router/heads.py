@@ -80,9 +80,9 @@ def record(audit: AuditLog, actor: Actor, tenant: str, hash: str, verdict: Verdi
     def work(connection: Connection) -> HeadRow:
         exclusively(connection, STATE_LOCK)
         before = newest(connection).get(tenant)
-        head = verdict.head
-        low, high = (None, None) if head is None else (head.low, head.high)
-        row = HeadRow(tenant, hash, verdict.pairs, None if head is None else head.value, low, high, verdict.rules, verdict.promoted, time.time())
+        apgr = verdict.apgr
+        low, high = (None, None) if apgr is None else (apgr.low, apgr.high)
+        row = HeadRow(tenant, hash, verdict.pairs, None if apgr is None else apgr.value, low, high, verdict.rules, verdict.promoted, time.time())
         connection.execute(insert(heads), {name: getattr(row, name) for name in HeadRow.__struct_fields__})
         served = before.hash if before is not None and before.promoted else None
         action: AuditAction | None = "head.promote" if verdict.promoted and served != hash else "head.withdraw" if served and not verdict.promoted else None

@@ -29,12 +29,12 @@ BINS = 8
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What was measured, and whether the head may serve. `reason` is for people. APGRs are None where nothing could be measured."""
+    """What was measured, and whether the head may serve. `apgr` is the head's and `rules` the rules'; None where nothing could be measured."""
 
     promoted: bool
     reason: str
     pairs: int
-    head: Measured | None = None
+    apgr: Measured | None = None
     rules: float | None = None
 
 
@@ -52,8 +52,8 @@ def judge(head_scores: Sequence[float], rules_scores: Sequence[float], gains: Se
     ahead = bootstrap(lambda own, other, gain: apgr(own, gain) - apgr(other, gain), head_scores, rules_scores, gains, seed=1)
     told = f"APGR {head.value:.3f} [{head.low:.3f}, {head.high:.3f}] on {count} held-out pairs, the rules {rules:.3f}"
     if head.low > rules and ahead.low > 0:
-        return Verdict(promoted=True, reason=f"{told}: the head serves", pairs=count, head=head, rules=rules)
-    return Verdict(promoted=False, reason=f"{told}: not surely better than the rules, which serve on", pairs=count, head=head, rules=rules)
+        return Verdict(promoted=True, reason=f"{told}: the head serves", pairs=count, apgr=head, rules=rules)
+    return Verdict(promoted=False, reason=f"{told}: not surely better than the rules, which serve on", pairs=count, apgr=head, rules=rules)
 
 
 def judge_head(head: Head, pairs: Sequence[Pair]) -> Verdict:

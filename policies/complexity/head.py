@@ -79,7 +79,7 @@ class Estimate:
         self.arrays = arrays
         self._means, self._scales, self._weights = (arrays[name].astype(np.float64) for name in ("means", "scales", "weights"))
         self._embedding_weights, self._centre, self._axes = (arrays[name].astype(np.float64) for name in ("embedding_weights", "centre", "axes"))
-        self._forest = Forest(*(arrays[name] for name in Forest.ARRAYS), depth=depth)
+        self._forest = Forest(depth=depth, **{name: arrays[name] for name in Forest.ARRAYS})
         self._bias = bias
 
     def one(self, vector: NDArray[np.float64], numbers: NDArray[np.float64]) -> float:

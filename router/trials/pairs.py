@@ -14,8 +14,8 @@ from adapters.backend import DATA_CLASSES
 from adapters.collect import Collected
 from config.database import Database
 from policies.choosing import unit
-from policies.complexity.features import features_of, looked_at
 from policies.comparing import LONGEST_TEXT, VERDICT_TOKENS, fair_scores, judge_request, matches_reference, read_scores
+from policies.complexity.features import features_of, looked_at
 from policies.features import last_question
 from policies.history import transcript
 from policies.trials import REFERENCE, Pairs

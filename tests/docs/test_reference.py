@@ -110,6 +110,7 @@ STRUCTS = {
     "Time of day": schema.TimeOfDay,
     "Backend is": schema.BackendIs,
     "Complexity": schema.Complexity,
+    "Target": schema.Target,
     "Moderation": schema.Moderation,
     "Tenant moderation": schema.TenantModeration,
     "Input": schema.InputLimits,

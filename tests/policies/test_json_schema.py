@@ -55,7 +55,7 @@ Yaml12.yaml_implicit_resolvers = {
 
 
 def read(text: str) -> Any:
-    return yaml.load(text, Loader=Yaml12)  # noqa: S506 - a safe loader
+    return yaml.load(text, Loader=Yaml12)
 
 
 @pytest.fixture(scope="module")
