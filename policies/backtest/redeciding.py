@@ -77,7 +77,7 @@ def _state(policy: Policy, record: Record, assumed: Mapping[str, BackendState] |
     state = record.state
     holds = policy.hash == record.policy_hash if kept is None else kept
     if not holds and getattr(state, "thresholds", None):
-        state = msgspec.structs.replace(state, **{"thresholds": {}})
+        state = msgspec.structs.replace(state, thresholds={})
     if assumed:
         state = msgspec.structs.replace(state, backends={**state.backends, **assumed})
     return state if seed is None else msgspec.structs.replace(state, seed=seed)
