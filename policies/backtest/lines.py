@@ -50,7 +50,7 @@ def line_of(
     kept: bool | None = None,
     statistics: bool = True,
 ) -> Line:
-    """The line of a request. `called` are the candidate's `labels`, `logged` those of the policy that decided then (default: its own names); `kept` as for `redecide`.
+    """The line of a request. `called` are the candidate's `labels`, `logged` those of the policy that decided then (default: its own), `kept` is `redecide`'s.
 
     With `statistics` also over which backends the candidate draws it, which costs further decisions where it does.
     """

@@ -124,9 +124,10 @@ def estimate_quality(lines: Sequence[Line]) -> Quality | Refusal:
     influence = predicted + weights * (trial.rewards - logged_prediction)
     below, above = _unseen(trial.rewards[weights > AGAINST_THE_ODDS], moved)
     reach = _student(trials - 1) if much else NORMAL_95
-    robust = _within(_mean(influence, share, below, above, reach))
+    doubt, shift = _doubt(weights, trial.rewards, logged_prediction) if much else (0.0, 0.0)
+    robust = _within(_mean(influence, share, below, above, reach, doubt, shift))
     snips = float((weights * trial.rewards).sum() / weights.sum())
-    error = float(np.sqrt((weights**2 * (trial.rewards - snips) ** 2).sum()) / weights.sum())
+    error = float(np.sqrt((weights**2 * (trial.rewards - snips) ** 2).sum() + doubt) / weights.sum())
     notes = []
     if clipped:
         notes.append(f"{clipped} weights above {CLIP:g} were clipped, which pulls the estimates towards the direct model's")
@@ -143,8 +144,8 @@ def estimate_quality(lines: Sequence[Line]) -> Quality | Refusal:
         moved_share=moved,
         logged=_within(_mean(trial.rewards)),
         doubly_robust=robust,
-        difference=_mean(influence - trial.rewards, share, below, above, reach),
-        snips=_within(Estimate(snips, snips - reach * error - share - below, snips + reach * error + share + above)),
+        difference=_mean(influence - trial.rewards, share, below, above, reach, doubt, shift),
+        snips=_within(Estimate(snips, min(snips + shift - reach * error, snips) - share - below, max(snips + shift + reach * error, snips) + share + above)),
         effective=float(weights.sum() ** 2 / (weights**2).sum()),
         trials=trials,
         clipped=clipped,
@@ -247,13 +248,35 @@ def _student(freedom: int) -> float:
     return NORMAL_95 + 2.372 / freedom + 2.823 / freedom**2
 
 
-def _mean(values: Floats, unsupported: float = 0.0, below: float = 0.0, above: float = 0.0, reach: float = NORMAL_95) -> Estimate:
+def _doubt(weights: Floats, rewards: Floats, predicted: Floats) -> tuple[float, float]:
+    """How much more the trials' errors should vary, summed, than they happen to; and by how much the middle of the interval lies elsewhere than the estimate.
+
+    Few trials with few bad outcomes look good and sure at once. As Agresti and Coull (1998) do for a share, two good and two bad outcomes are added to the
+    trials before their spread is taken; outcomes between 0 and 1 vary less than ones that are right or wrong. The estimate itself is not touched.
+    """
+    heavy = weights > AGAINST_THE_ODDS
+    if not heavy.any():
+        return 0.0, 0.0
+    weight, reward = weights[heavy], rewards[heavy]
+    count = float(weight.sum() ** 2 / (weight**2).sum())
+    mean = float((weight * reward).sum() / weight.sum())
+    shifted = (mean * count + 2) / (count + 4)
+    plain = float((weight**2 * (reward - mean) ** 2).sum())
+    left = float((weight**2 * (reward - predicted[heavy]) ** 2).sum()) / plain if plain > 0 else 1.0
+    more = float((weight**2).sum()) * max(shifted * (1 - shifted) - mean * (1 - mean), 0.0) * min(left, 1.0)
+    return more, float(weight.sum()) / len(weights) * (shifted - mean)
+
+
+def _mean(
+    values: Floats, unsupported: float = 0.0, below: float = 0.0, above: float = 0.0, reach: float = NORMAL_95, doubt: float = 0.0, shift: float = 0.0
+) -> Estimate:
     """The mean with its interval; of a share without support, any outcome between 0 and 1 is possible."""
     import numpy as np
 
     value = float(values.mean())
-    error = reach * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
-    return Estimate(value, value - error - unsupported - below, value + error + unsupported + above)
+    error = reach * float(np.sqrt(values.var(ddof=1) / len(values) + doubt / len(values) ** 2))
+    low, high = value + shift - error - unsupported - below, value + shift + error + unsupported + above
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def _within(estimate: Estimate) -> Estimate:

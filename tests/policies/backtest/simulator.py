@@ -87,13 +87,16 @@ def spent(by: Policy, name: str, each: Asked) -> int:
 
 def world(logging: Policy, seed: int, size: int, *, scored: bool = True) -> World:
     chance = random.Random(seed)
-    asked, records = [], []
-    for number in range(size):
-        each = ask(chance)
+    return log_of(logging, [ask(chance) for _ in range(size)], seed, scored=scored)
+
+
+def log_of(logging: Policy, asked: list[Asked], seed: int, *, scored: bool = True) -> World:
+    """What a policy makes of requests, as the log has it."""
+    records = []
+    for number, each in enumerate(asked):
         state = State(backends=BOTH, seed=f"{seed}/{number}")
         decision = decide(logging, each.features, state)
         name = decision.candidates[0]
-        asked.append(each)
         records.append(
             Record(
                 request_id=f"req-{seed}-{number}",
