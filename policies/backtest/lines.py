@@ -72,7 +72,7 @@ def line_of(
         after=called.get(target(after), target(after)),
         shares=tuple(merged.items()),
         propensity=before.propensity,
-        drawn=not limited(before),
+        drawn=before.seed == record.request_id and not limited(before),
         by_complexity=_kind(after) == "complexity",
         complexity=record.features.complexity,
         task=record.features.task,

@@ -40,7 +40,8 @@ class Line(Struct, frozen=True, kw_only=True, gc=False):
     `before` is where it went first, `shares` with which probability the candidate sends it where; both by label: a backend's name, but for one that is
     another model in the candidate. `after` is the label for the logged seed. `kind` is what decided then (policy version and reason): requests of a
     kind were drawn among the same backends. `counts` are the backends' own counts of its input, where they are known. `answered`: it is the first
-    candidate that answered, so the tokens are its own. `drawn`: the propensity is that of `before` (a rate limit that passed over what was drawn undoes it).
+    candidate that answered, so the tokens are its own. `drawn`: the propensity is that of `before` (not where a rate limit passed over what was drawn,
+    nor where the client named the seed: its requests are not drawn by chance).
     """
 
     request_id: str

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from adapters.sentences import content_words, sentences
 from adapters.structured import AnswerFormat, InvalidSchema, Problem, answer_format
 from adapters.types import ResponseFormat, Tool, ToolCallPart
+from policies.language import language_of
 from policies.verification.agreement import agreement
 from policies.verification.answer import Answer, Asked, Finding, Verdict
-from policies.verification.language import language_of
 from policies.verification.markers import hedges, refuses
 from policies.verification.spec import PARTIAL, Cascade, Signal
 
@@ -94,7 +94,7 @@ def _format(_: Cascade, asked: Asked, answer: Answer) -> Finding:
         known, code = True, "format:code"
     if asked.code and whole and not code:
         known, code = True, "" if "```" in answer.text else "format:code"
-    if asked.language is not None and not code and (found := language_of(answer.text)) is not None:
+    if asked.language is not None and not code and (found := language_of(answer.text)):
         known, code = True, "" if found == asked.language else "format:language"
     return Finding("format", not code if known else None, None, code)
 

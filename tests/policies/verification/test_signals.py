@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from adapters.structured import AnswerFormat, answer_format
 from adapters.types import FinishReason, GenerateRequest, Message, ResponseFormat, TextPart, Tool, ToolCallPart
+from policies.language import language_of
 from policies.verification.agreement import agreement, final_answer
 from policies.verification.answer import Answer, Asked, Finding
 from policies.verification.asked import asked_of
-from policies.verification.language import language_of
 from policies.verification.markers import hedges, refuses
 from policies.verification.spec import PARTIAL, SIGNALS, Cascade, Signal
 from policies.verification.verify import agreed, verify
@@ -240,7 +240,7 @@ def test_what_is_asked_of_the_form_is_read_from_the_question(question: str, lang
     ],
 )
 def test_a_texts_language_is_told_from_its_script_and_its_small_words(text: str, language: str | None) -> None:
-    assert language_of(text) == language
+    assert language_of(text) == (language or "")
 
 
 # --- agreement -----------------------------------------------------------------------------------------------------------------------
