@@ -105,6 +105,7 @@ STRUCTS = {
     "Weighted": schema.Weighted,
     "When": schema.When,
     "Complexity": schema.Complexity,
+    "Target": schema.Target,
     "Moderation": schema.Moderation,
     "Tenant moderation": schema.TenantModeration,
     "Input": schema.InputLimits,
