@@ -65,7 +65,9 @@ class EmbeddingExchange:
         self.principal = principal
         self.call = call
         self.request_id = request_id
+        self.created = time.time()
         self.started = time.perf_counter()
+        self.data_class: DataClass = "internal"
         self.active: ActivePolicy = gateway.policy.acquire()
         self.tenant = self.active.policy.tenant(principal.tenant)
         self.name = ""
@@ -155,7 +157,7 @@ class EmbeddingExchange:
         refusal = check_input(GenerateRequest(messages=(message,)), limits, counted.n)
         if refusal is not None:
             raise ApiError(refusal.status, refusal.code, f"{refusal.message[:1].upper()}{refusal.message[1:]}.", param="input")
-        data_class = highest(self.tenant.data_class, self.call.hints.data_class or "public")
+        data_class = self.data_class = highest(self.tenant.data_class, self.call.hints.data_class or "public")
         if not may_handle(self.principal, data_class):
             raise ApiError(403, "not_permitted", f"This key may not touch {data_class} data.")
         if not may_see(chosen.clearance, data_class):

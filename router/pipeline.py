@@ -380,6 +380,7 @@ class Exchange:
         self._known()
 
     def _judge(self, failure: BaseException | None, settlements: Mapping[Purpose, Settlement]) -> None:
+        """How it ended, and what it used."""
         if self.attempt is None or (settlement := settlements.get(self.attempt.plan.purpose)) is None:
             return
         self.usage = settlement.usage

@@ -12,16 +12,12 @@ import hmac
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 from msgspec import Struct
-from sqlalchemy import Connection, Table, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from adapters.backend import DataClass
@@ -29,12 +25,14 @@ from adapters.types import Capabilities, Citation, Message, RefusalPart, TextPar
 from config.database import Database
 from policies.decision import Decision, State
 from policies.moderation import RuleSet, moderate
+from router.audit.inserting import insert_missing
 from router.audit.tables import decision_capabilities, decisions, feedback, prompts
 from router.kept.keeping import packed
 from router.kept.sealing import Sealer
 from router.money.settlement import LARGEST_COUNT
 
 if TYPE_CHECKING:
+    from router.embedding import EmbeddingExchange
     from router.pipeline import Exchange
 
 log = structlog.get_logger("headgate.decisions")
@@ -220,6 +218,39 @@ class Recorder:
             prompt=prompt,
         )
 
+    def embedded(self, exchange: EmbeddingExchange, error: str | None) -> None:
+        """Leave a note of a request for embeddings that has ended: nothing was decided for it, and no vector is kept. Never raises, never waits."""
+        try:
+            principal, texts = exchange.principal, exchange.call.request.texts
+            note = Note(
+                request_id=exchange.request_id,
+                tenant=principal.tenant,
+                key_id=principal.key_id,
+                user=principal.user,
+                created_at=exchange.created,
+                policy_version=exchange.active.version,
+                dialect="openai.embeddings",
+                data_class=exchange.data_class,
+                outcome="cancelled" if error is None and exchange.outcome == "refused" else exchange.outcome,  # its settlement follows in the background
+                error=error,
+                backend=exchange.name,
+                input_hash=self.input_hash([Message("user", tuple(TextPart(text) for text in texts))]),
+                decision=None,
+                state=None,
+                citations=(),
+                moderation={},
+                policy_hash=exchange.active.policy.hash,
+                model=exchange.record.model or "",
+                attempts=int(exchange.record.called),
+                usage=exchange.record.usage or Usage(),
+                cost=exchange.cost,
+                latency_ms=1000 * (time.perf_counter() - exchange.started),
+            )
+            self.put(note)
+        except Exception:
+            self._dropped(1)
+            log.exception("decision_not_noted", request_id=exchange.request_id)
+
     def input_hash(self, messages: Iterable[Message]) -> str:
         """HMAC of the texts of a prompt: says whether two requests asked the same, and nothing of what they asked."""
         said = [(message.role, *_texts(message)) for message in messages]
@@ -248,7 +279,7 @@ class Recorder:
                 def work(connection: Connection, rows: Any = rows, stored: Any = stored, new: Any = new) -> None:
                     for table, values in ((decision_capabilities, new), (decisions, rows), (prompts, stored)):
                         if values:
-                            _insert_missing(connection, table, values)
+                            insert_missing(connection, table, values)
 
                 try:
                     await self._database.write(work)
@@ -343,23 +374,6 @@ class Recorder:
                 statement = delete(table).where(table.c.request_id.in_(expired))
                 if await self._database.write(lambda connection, statement=statement: connection.execute(statement).rowcount) < SWEPT_AT_ONCE:  # type: ignore[misc]
                     break
-
-
-def _insert_missing(connection: Connection, table: Table, rows: list[dict[str, object]]) -> None:
-    """Insert rows, but not those that an attempt wrote of which nobody learned that it succeeded. Past SQLAlchemy's layers: they cost more than the rest."""
-    statement, columns = _insertion(table, connection.dialect.name)
-    connection.exec_driver_sql(statement, [tuple([row[column] for column in columns]) for row in rows])
-
-
-@cache
-def _insertion(table: Table, dialect: str) -> tuple[str, tuple[str, ...]]:
-    """The statement as the driver takes it, and the columns in the order of its parameters. No column of these tables needs a conversion."""
-    made = (
-        postgresql.insert(table).on_conflict_do_nothing().compile(dialect=PGDialect_asyncpg())  # type: ignore[no-untyped-call]
-        if dialect == "postgresql"
-        else sqlite.insert(table).on_conflict_do_nothing().compile(dialect=SQLiteDialect_pysqlite())
-    )
-    return made.string, tuple(made.positiontup or ())
 
 
 def _place(citation: Citation) -> Place:

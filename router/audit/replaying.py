@@ -91,7 +91,7 @@ def records(
 
 def count(connection: Connection, chosen: Chosen) -> int:
     """How many there are, for those who want to say how far they are."""
-    found = connection.execute(select(func.count()).select_from(chosen.query().subquery())).scalar_one()
+    found = connection.execute(chosen.query().with_only_columns(func.count())).scalar_one()
     return int(found) if chosen.limit is None else min(int(found), chosen.limit)
 
 

@@ -45,6 +45,7 @@ class EmbeddingsResponse:
 
     async def run(self, send: Send) -> Ended:
         exchange = EmbeddingExchange(self._gateway, self._principal, self._call, self._id)
+        failure: ApiError | None = None
         self._gateway.metrics.active(1)
         rules = exchange.active.policy.moderation_rules(self._principal.tenant)
         try:
@@ -60,6 +61,8 @@ class EmbeddingsResponse:
         finally:
             self._gateway.metrics.active(-1)
             self._log(exchange)
+            self._gateway.recorder.embedded(exchange, None if failure is None else failure.code)
+        assert failure is not None
         await self._refuse(failure, send, limit_headers(exchange.standings))
         return Ended(exchange.cost > 0, failure.detail, failure.status)
 

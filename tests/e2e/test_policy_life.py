@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from sqlalchemy import select
 
 from config.yamlfile import Problem
+from policies.decision import Decision
+from policies.record import Record
+from router.audit.replaying import records
+from router.pipeline import Exchange
 from router.policy_file import FileStatus, write_status
+from router.tables import ledger
 from tests.serving import Service, serving
 
 POLICY = """
@@ -154,3 +161,42 @@ async def test_what_came_of_a_request_stands_with_its_decision(service: Service)
     assert made["cost"] == round(answer["headgate"]["cost_usd"] * 1e12)
     assert 0 < made["first_ms"] <= made["latency_ms"]
     assert made["policy_hash"].startswith(made["decision"]["policy_version"])
+
+
+async def test_an_embedding_is_recorded_but_for_confidential_data(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = Exchange.prepare
+
+    async def embedded(self: Exchange, **options: Any) -> Decision:
+        self.embedding = b"\x00\x3c\x00\xbc"
+        return await prepare(self, **options)
+
+    monkeypatch.setattr(Exchange, "prepare", embedded)
+    for data_class in ("internal", "confidential", "restricted"):
+        await call(service, "POST", "/v1/chat/completions", {**CHAT, "headgate": {"data_class": data_class}}, service.key)
+    await service.gateway.recorder.flush()
+    found = await service.database.read(lambda connection: list(records(connection)))
+    assert {record.features.data_class: record.embedding for record in found} == {
+        "internal": b"\x00\x3c\x00\xbc",
+        "confidential": None,
+        "restricted": None,
+    }
+
+
+async def test_what_a_request_cost_is_recorded_also_where_its_client_left(tmp_path: Path) -> None:
+    policy = POLICY.replace('text: "Hello."', 'text: "Hello, hello.", delay_s: 0.05')
+    async with serving(policy, tmp_path) as service:
+        async with (
+            aiohttp.ClientSession(headers=service.bearer()) as session,
+            session.post(f"{service.url}/v1/chat/completions", json={**CHAT, "stream": True}) as answer,
+        ):
+            await answer.content.readany()
+        found: list[Record] = []
+        async with asyncio.timeout(20):
+            while not found:
+                await service.gateway.recorder.flush()
+                found = await service.database.read(lambda connection: list(records(connection)))
+        [record] = found
+        booked = await service.database.read(lambda connection: connection.execute(select(ledger)).one())
+        assert (record.outcome, record.cost, record.input_tokens) == ("cancelled", booked.cost, booked.input_tokens)
+        assert record.cost > 0
+        assert record.first_ms is not None

@@ -14,9 +14,12 @@ import aiohttp
 import httpx2
 import openai
 import pytest
+from sqlalchemy import select
 
 from adapters.embedders.vectors import packed
 from adapters.embedding import SentenceEmbedder
+from router.audit.replaying import records
+from router.audit.tables import decisions
 from router.compute.client import ComputeClient
 from router.compute.server import ComputeServer
 from router.compute.services import Services
@@ -241,3 +244,18 @@ async def test_administrators_see_the_embedders_and_whether_they_are_ready(tmp_p
     assert not found["all-MiniLM-L6-v2"]["health"]["ready"], "there is no compute process"
     assert (found["small"]["model"], found["small"]["clearance"]) == ("text-embedding-3-small", "internal")
     assert found["small"]["health"]["ready"]
+
+
+async def test_a_request_for_embeddings_leaves_a_row_without_a_decision_and_without_a_vector(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, _), aiohttp.ClientSession(headers=service.bearer()) as session:
+        for texts in (["Hello"], ["fail"]):
+            async with session.post(f"{service.url}/v1/embeddings", json={"model": "small", "input": texts}) as answer:
+                await answer.read()
+        await service.gateway.recorder.flush()
+        rows = await service.database.read(lambda connection: connection.execute(select(decisions).order_by(decisions.c.created_at)).all())
+        assert [(row.dialect, row.outcome, row.error, row.backend, row.decision, row.embedding) for row in rows] == [
+            ("openai.embeddings", "ok", None, "small", None, None),
+            ("openai.embeddings", "error", "provider_error", "small", None, None),
+        ]
+        assert (rows[0].input_tokens, rows[0].cost, rows[0].data_class) == (11, 11 * 20_000_000, "public")
+        assert await service.database.read(lambda connection: list(records(connection))) == []
