@@ -78,8 +78,7 @@ def test_deciding_again_does_not_depend_on_the_order_of_the_requests() -> None:
 def test_a_threshold_that_moved_holds_for_the_policy_it_moved_under_and_for_no_other() -> None:
     logged = world(threshold(0.6), 6, 200)
     moved = [
-        msgspec.structs.replace(record, state=msgspec.structs.replace(record.state, thresholds={record.features.tenant: 0.8}))
-        for record in logged.records
+        msgspec.structs.replace(record, state=msgspec.structs.replace(record.state, thresholds={record.features.tenant: 0.8})) for record in logged.records
     ]
     strong = {value: sum((record.features.complexity or 0) >= value for record in moved) for value in (0.45, 0.6, 0.8)}
     assert sum(target(redecide(logged.logging, record)) == "strong" for record in moved) == strong[0.8]
