@@ -113,10 +113,10 @@ def curve_of_log(lines: Sequence[Line], candidate: Policy, called: dict[str, str
     lacking = without_support(both)
     if lacking is not None:
         return lacking
-    drawn = {name: sum(line.before == name for line in used) for name in (weak, strong)}
-    for name, count in drawn.items():
-        if count < FEWEST_TRIALS:
-            return Refusal(reason=f"only {count} of these requests went to {name}; at least {FEWEST_TRIALS} are needed", remedy="wait for more traffic")
+    trials = sum(line.propensity <= 0.5 for line in used)  # where one of two is drawn, those that the other one was likelier for, or as likely
+    if trials < 2 * FEWEST_TRIALS:
+        reason = f"only {trials} of these requests were drawn to the backend that was less likely for them; at least {2 * FEWEST_TRIALS} are needed"
+        return Refusal(reason=reason, remedy="wait for more traffic, or raise complexity.explore")
     trial = trial_of(used, measure, (weak, strong))
     worth = trial.worth()[:, [trial.names.index(weak), trial.names.index(strong)]]
     model = CostModel(used, price_before, price_after)

@@ -36,6 +36,12 @@ def test_a_log_in_which_nothing_was_drawn_has_no_curve() -> None:
     assert isinstance(curve(world(policy(CERTAIN), 1, 1_000), policy(CERTAIN)), Refusal)
 
 
+def test_a_log_with_few_draws_has_no_curve() -> None:
+    refused = curve(world(policy(EXPLORING), 1, 300), threshold(0.45))
+    assert isinstance(refused, Refusal)
+    assert "at least 20 are needed" in refused.reason
+
+
 def test_the_curve_of_pairs_is_what_was_measured() -> None:
     pairs = [Pair(score=number / 100, weak=float(number < 50), strong=1.0, weak_cost=0.001, strong_cost=0.003) for number in range(100)]
     found = curve_of_pairs(pairs, 0.5)
