@@ -105,7 +105,7 @@ def _stay_home(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_stay_home)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """Evaluation data and recorded traffic; tests that need them are skipped where they are absent."""
     if not SHARED.is_dir():

@@ -94,7 +94,7 @@ def log_of(logging: Policy, asked: list[Asked], seed: int, *, scored: bool = Tru
     """What a policy makes of requests, as the log has it."""
     records = []
     for number, each in enumerate(asked):
-        state = State(backends=BOTH, seed=f"{seed}/{number}")
+        state = State(backends=BOTH, seed=f"req-{seed}-{number}")
         decision = decide(logging, each.features, state)
         name = decision.candidates[0]
         records.append(

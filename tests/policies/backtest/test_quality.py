@@ -72,7 +72,7 @@ def test_without_scores_the_outcome_is_success_and_that_is_said() -> None:
     logged = world(policy(EXPLORING), 6, 4_000, scored=False)
     found = estimated(logged, threshold(0.45))
     assert found.measure == "success"
-    assert found.doubly_robust.low <= logged.truth(threshold(0.45)) <= found.doubly_robust.high
+    assert abs(found.doubly_robust.value - logged.truth(threshold(0.45))) <= 0.06, "which interval misses it by chance is another test"
     assert any("whether a request succeeded" in note for note in found.notes)
 
 
