@@ -334,8 +334,7 @@ def names_of(default: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 LATER: dict[type[Struct], frozenset[str]] = {
     PolicyFile: frozenset({"cache", "judge", "conversations", "experiments", "rerankers"}),
-    Rule: frozenset({"guard", "verify", "cache"}),
-    Complexity: frozenset({"target", "head"}),
+    Rule: frozenset({"cache"}),
     Moderation: frozenset({"input", "heads", "patterns"}),
     Settings: frozenset({"retention_days", "telemetry"}),
 }
