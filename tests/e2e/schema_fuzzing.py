@@ -148,6 +148,7 @@ async def target(home: Path, *, copies: int, database_url: str | None = None) ->
         ids["tenant"] = ["acme", "globex"]
         ids["name"] = ["auto", "echo", "far", "small", "scripted"]
         ids["month"] = ["2026-11", "2024-02"]
+        ids["version"] = ["1", "2"]
         yield Target(service, ids, within, yaml.safe_load(policy), callers)
 
 
@@ -160,6 +161,7 @@ BODIES = {
     "model": "name",
     "conversation": "conversation_id",
     "previous_response_id": "response_id",
+    "request_id": "request_id",
 }
 """Which fields of bodies name which objects."""
 QUERIES = {"tenant": "tenant", "team": "team_id", "user": "user_id", "request_id": "request_id"}
@@ -233,7 +235,8 @@ async def fuzz(target: Target, caller: str, home: Path, *options: str) -> Figure
     folder = home / caller
     folder.mkdir(parents=True)
     (folder / "schemathesis.toml").write_text(configuration(target.ids))
-    policies = {operation: [target.policy] for operation in ("PUT /admin/policy", "POST /admin/policy/validate", "POST /admin/policy/backtest")}
+    taking = ("PUT /admin/policy", "POST /admin/policy/validate", "POST /admin/policy/test", "POST /admin/policy/diff", "POST /admin/policy/backtest")
+    policies = {operation: [target.policy] for operation in taking}
     named = {field: target.ids[kind] for field, kind in BODIES.items() if kind in target.ids}
     known = {"ids": named, "within": target.within, "bodies": policies, "keys": target.ids["key_id"], "callers": target.callers}
     (folder / "known.json").write_text(json.dumps(known))
