@@ -31,7 +31,7 @@ from adapters.types import Citation, Event, Finished, GenerateRequest, JsonObjec
 from config.prices import Price
 from policies.access import Principal, may_handle
 from policies.decide import Decision, State, decide, permitted
-from policies.features import extract, highest, last_question
+from policies.features import extract, highest
 from policies.limits import check_input
 from policies.rate_limits import Scopes
 from retrieval.values import SearchRequest, SearchResult
@@ -139,7 +139,7 @@ class Exchange:
             complexity=with_budget or call.hints.explain or policy.asks_complexity,
         )
         head = self.gateway.heads.of(self.principal.tenant)
-        self.features, self.embedding = await scored(policy, self.features, head, last_question(self._request), self._found, self.gateway.compute)
+        self.features, self.embedding = await scored(policy, self.features, head, self._question(), self._found, self.gateway.compute)
         self._thresholds = self.gateway.thresholds.of(self.active, self.features, head)
         self._histories = Histories(policy.history(self.principal.tenant), self._request, counted.upper)
         self._input_tokens = self._histories.input_tokens(self.active.backends.values())
@@ -238,11 +238,14 @@ class Exchange:
     def _partition(self) -> str:
         return hashlib.sha256(b"tenant:" + self.principal.tenant.encode()).hexdigest()[:16]
 
+    def _question(self) -> str:
+        return next((message.text for message in reversed(self.call.request.messages) if message.role == "user"), "")
+
     async def _ground(self) -> None:
         stores = self._stores()
         if not stores:
             return
-        question = next((message.text for message in reversed(self.call.request.messages) if message.role == "user"), "")
+        question = self._question()
         await self.gateway.require_stores(self.principal, stores, self.call.stores_param)
         limit = self.call.search_limit or self.active.policy.grounding(self.principal.tenant).limit
         most = self.principal.max_data_class

@@ -16,6 +16,8 @@ SHORT = {
     "gateway": ["--help"],
     "limits": ["--help"],
     "retrieval_quality": ["--help"],
+    "routing": ["--help"],
+    "decision_head": ["20"],
 }
 
 
