@@ -33,7 +33,7 @@ from policies.access import Principal, may_handle
 from policies.canary import Side, side_of
 from policies.decide import Decision, State, decide, permitted
 from policies.decision import banded
-from policies.features import extract, highest, last_question
+from policies.features import extract, highest
 from policies.limits import check_input
 from policies.rate_limits import Scopes
 from policies.replaying import passed_over
@@ -167,8 +167,8 @@ class Exchange:
         self._budget_left = None if left is None or left[0].share is None else banded(left[0].share)
         self._expected = self._expected_costs() if with_budget or policy.asks.cost else None
         head = self.gateway.heads.of(self.principal.tenant)
-        compute, question = self.gateway.compute, last_question(self._request)
-        self.features, self.embedding = await scored(policy, self.features, self.state(), head, question, self._found, compute)
+        compute = self.gateway.compute
+        self.features, self.embedding = await scored(policy, self.features, self.state(), head, self.question, self._found, compute)
         self._thresholds = self.gateway.thresholds.of(self.active, self.features, head)
         decision = self.decide(left[0] if left is not None and with_budget else None)
         if limited and self.decided_by("complexity"):
@@ -281,11 +281,16 @@ class Exchange:
         """An opaque salt: the same for all requests of a tenant."""
         return hashlib.sha256(b"tenant:" + self.principal.tenant.encode()).hexdigest()[:16]
 
+    @property
+    def question(self) -> str:
+        """The last user message's text; empty without one."""
+        return next((message.text for message in reversed(self.call.request.messages) if message.role == "user"), "")
+
     async def _ground(self) -> None:
         stores = self._stores()
         if not stores:
             return
-        question = next((message.text for message in reversed(self.call.request.messages) if message.role == "user"), "")
+        question = self.question
         await self.gateway.require_stores(self.principal, stores, self.call.stores_param)
         limit = self.call.search_limit or self.active.policy.grounding(self.principal.tenant).limit
         most = self.principal.max_data_class

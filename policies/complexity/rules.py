@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from policies.complexity.features import FEATURES, features_of
+from policies.complexity.features import FEATURES, features_of, looked_at
 
 HELD_OUT = {"mmlu": 0.633, "gsm8k": 0.614, "mixed_tasks": 0.651}
 """APGR (random = .5) on the rows that were held out by hash: `policies.complexity.pairs.held_out`."""
@@ -76,4 +76,4 @@ def squashed(score: float, words: int) -> float:
 
 def complexity_of(text: str) -> float:
     """How hard the question is, from 0 to 1, rounded to four digits."""
-    return squashed((linear(features_of(text)) - _MIDDLE) / _SPREAD, len(text.split(None, SHORT)))
+    return squashed((linear(features_of(looked_at(text))) - _MIDDLE) / _SPREAD, len(text.split(None, SHORT)))

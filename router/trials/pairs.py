@@ -16,7 +16,6 @@ from config.database import Database
 from policies.choosing import unit
 from policies.comparing import LONGEST_TEXT, VERDICT_TOKENS, fair_scores, judge_request, matches_reference, read_scores
 from policies.complexity.features import features_of, looked_at
-from policies.features import last_question
 from policies.history import transcript
 from policies.trials import REFERENCE, Pairs
 from router.heads import SPACE, TEXT_FEATURES
@@ -119,7 +118,7 @@ def _text(answer: Collected) -> str:
 
 async def _row(exchange: Exchange, weak: str, strong: str, scores: tuple[float, float], judge: str, cost: int, keep_s: float) -> dict[str, object]:
     """What heads are learnt from: numbers about the question and its embedding, none of its text. Nobody waits for the embedding any more."""
-    question = last_question(exchange.call.request)
+    question = exchange.question
     made = await embedded(question, exchange.gateway.compute, EMBEDDING_WAIT_S)
     known = {**msgspec.to_builtins(exchange.features), TEXT_FEATURES: features_of(looked_at(question)), SPACE: made.space}
     return {

@@ -18,6 +18,8 @@ SHORT = {
     "limits": ["--help"],
     "retrieval_quality": ["--help"],
     "replay": ["--records", "1000"],
+    "routing": ["--help"],
+    "decision_head": ["20"],
 }
 
 

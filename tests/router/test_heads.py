@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -54,7 +55,7 @@ class Compute:
     async def embeddings(self, texts: Sequence[str], kind: Any = "query", *, urgent: bool = True) -> Embeddings:
         self.embedded += texts
         if self.late:
-            raise TimeoutError
+            await asyncio.Event().wait()
         return Embeddings(self.space, 8, 100, self.embedder.embed(texts, "query").astype("<f4").tobytes())
 
     async def describe(self) -> Embeddings:
@@ -258,7 +259,7 @@ def test_calibrating_learns_from_logged_pairs_promotes_and_withdraws(headgate: C
     assert (home / FOLDER / f"{ran['head']}.json").is_file()
     assert headgate("audit", "list", "--action", "head.promote", "--json").json["data"][0]["object_id"] == ran["head"]
     with closing(sqlite3.connect(home / "headgate.db")) as connection:
-        connection.execute("UPDATE routing_pairs SET weak_score = abs(random()) % 2")
+        connection.execute("UPDATE routing_pairs SET weak_score = (rowid / 2) % 2")
         connection.commit()
     assert not headgate("policy", "calibrate", "--tenant", "acme", "--json").json["promoted"]
     assert headgate("audit", "list", "--action", "head.withdraw", "--json").json["data"][0]["details"]["before"] == ran["head"]
