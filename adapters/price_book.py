@@ -86,6 +86,7 @@ def dated(prices: Mapping[str, Price], at: float) -> str | None:
     begun = [day for day in prices if day <= today]
     return max(begun) if begun else None
 
+
 @lru_cache(maxsize=1)
 def _release() -> str:
     return f"genai-prices {version('genai-prices')}"
