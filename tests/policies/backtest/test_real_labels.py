@@ -24,7 +24,7 @@ class Label(Struct):
 
 @pytest.fixture
 def labels(shared: Path) -> list[Asked]:
-    path = shared / "routing" / "mmlu.jsonl.gz"
+    path = shared / "data" / "routing" / "mmlu.jsonl.gz"
     if not path.exists():
         pytest.skip("the labels are not beside this checkout")
     with gzip.open(path) as file:
