@@ -22,7 +22,7 @@ class Label(Struct):
     strong: float
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def labels(shared: Path) -> list[Asked]:
     path = shared / "data" / "routing" / "mmlu.jsonl.gz"
     if not path.exists():
