@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from adapters.cost import cost, usd_float
 from adapters.types import Capabilities, Usage
+from policies.complexity.playing import Played, under
 from policies.decide import decide
 from policies.decision import BackendState, Decision, State
 from policies.load import Policy
@@ -70,6 +71,7 @@ class Differ:
     def __init__(self, old: Policy, new: Policy, capabilities: Mapping[str, Capabilities]) -> None:
         self._old, self._new = old, new
         self._able = capabilities
+        self._played = Played(new)
         self._fresh = tuple(
             name for name, backend in new.backends.items() if name in capabilities and (name not in old.backends or old.backends[name].spec != backend.spec)
         )
@@ -83,7 +85,11 @@ class Differ:
         if self._by_complexity and record.features.complexity is None:
             self._unknown += 1
         before = decide(self._old, record.features, record.state)
+        tenant = record.features.tenant
+        if self._old.complexity(tenant) != self._new.complexity(tenant):
+            record = under(record, self._played.thresholds(record))
         after = decide(self._new, record.features, self._state(record.state))
+        self._played.decided(record, after)
         kind = kind_of(before, after)
         if kind is None:
             return

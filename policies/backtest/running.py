@@ -16,6 +16,7 @@ from policies.backtest.pricing import PriceAt, prices_of
 from policies.backtest.quality import Quality, Refusal, estimate_quality
 from policies.backtest.redeciding import Changes, Summary, redecide
 from policies.backtest.values import STRENGTHS, Costs, Line, Strength
+from policies.complexity.playing import Played, under
 from policies.decision import BackendState
 from policies.load import Policy
 from policies.record import Record
@@ -83,6 +84,7 @@ class Backtest:
         self._replayed = self._unreadable = self._unknown = self._different = 0
         self._changed: list[Changed] = []
         self._lines: list[Line] = []
+        self._played = Played(candidate)
         self._labels: dict[str, dict[str, str]] = {}
 
     def add(self, record: Record, decided_by: Policy | None) -> None:
@@ -91,14 +93,17 @@ class Backtest:
             self._unreadable += 1
         else:
             self._replay(record, decided_by)
-        kept = decided_by is not None and decided_by.file.complexity == self._candidate.file.complexity
-        after = redecide(self._candidate, record, self._assumed, kept=kept)
+        tenant = record.features.tenant
+        if decided_by is None or decided_by.complexity(tenant) != self._candidate.complexity(tenant):
+            record = under(record, self._played.thresholds(record))
+        after = redecide(self._candidate, record, self._assumed, kept=True)
+        self._played.decided(record, after)
         self._summary.add(record, after)
         self._unknown += self._candidate.asks_complexity and record.features.complexity is None
         if self._level or self._curve:
             logged = self._logged(decided_by)
             statistics = self._level > 1 or self._curve
-            self._lines.append(line_of(record, after, self._candidate, self._called, self._assumed, logged, kept=kept, statistics=statistics))
+            self._lines.append(line_of(record, after, self._candidate, self._called, self._assumed, logged, kept=True, statistics=statistics))
 
     def _replay(self, record: Record, decided_by: Policy) -> None:
         self._replayed += 1

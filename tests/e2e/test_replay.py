@@ -40,11 +40,17 @@ backends:
   blind: {kind: scripted, text: "I see nothing.", capabilities: {vision: false, tools: false}, context_window: 2000}
 rules:
   - {name: stays, when: {data_class: restricted}, use: [home], lock: true}
+  - {name: kept, when: {tags: kept}, use: {weighted: {mini: 1, large: 1}, sticky: conversation}}
+  - {name: tried, when: {tags: tried}, use: [mini], canary: {use: [large], share: 0.3, sticky: request, guard: {min_requests: 1000000}}}
+  - {name: cheap, when: {any: [{tags: cheap}, {max_budget_left: 0.1}]}, use: {cheapest: [large, mini], max_cost_usd: 0.02}}
+  - {name: quick, when: {tags: quick, not: {language: de}}, use: {fastest: [mini, large]}, fallback: {unavailable: [home]}}
+  - {name: best, when: {tags: best}, use: {best_of: [mini, large], judge: home}}
   - {name: half, when: {task: code}, use: {weighted: {mini: 3, large: 1, broken: 1}}}
   - {name: names, when: {model: fast}, use: [broken, blind, mini], pin_fallback: true}
   - {name: hard, when: {min_complexity: 0.55}, use: [large, mini]}
   - {name: sums, when: {task: math}, use: [broken, mini]}
-complexity: {weak: mini, strong: large, threshold: 0.45}
+complexity: {weak: mini, strong: large, target: {strong_share: 0.4}, explore: 0.6}
+cascade: {on: [mini], to: large, verify: [length, refusal], min_characters: 8}
 default: [blind, mini]
 fallback: [broken]
 limits: {models: {blind: {rpm: 600}}}
@@ -66,6 +72,9 @@ QUESTIONS = st.sampled_from(
         "",
     ]
 )
+TAGS = ("kept", "tried", "cheap", "quick", "best")
+"""By each of which a rule of its own decides."""
+
 BODIES = st.fixed_dictionaries(
     {
         "model": st.sampled_from(["auto", "auto", "auto", "fast", "mini", "large", "scripted", "blind", "broken", "home", "nobody"]),
@@ -98,7 +107,12 @@ def bodies(count: int) -> list[dict[str, Any]]:
         found.append(body)
 
     collect()
-    return list(itertools.islice(itertools.cycle(found), count))
+    chosen = itertools.islice(itertools.cycle(found), count)
+    return [body if number % 3 else tagged(body, TAGS[number // 3 % len(TAGS)]) for number, body in enumerate(chosen)]
+
+
+def tagged(body: dict[str, Any], tag: str) -> dict[str, Any]:
+    return {**body, "model": "auto", "headgate": {**body.get("headgate", {}), "tags": [tag]}}
 
 
 async def post(service: Service, session: aiohttp.ClientSession, path: str, body: dict[str, Any], key: str) -> tuple[int, str, Any]:
@@ -141,7 +155,7 @@ async def test_decisions_made_again_under_their_own_version_are_identical(tmp_pa
         asked, keys = bodies(REQUESTS), [service.key, service.other_key, await narrow_key(service)]
         middle = len(asked) // 2
         statuses = await ask(service, asked[:middle], keys)
-        changed = (POLICY % BUDGETS).replace("mini: 3, large: 1", "mini: 1, large: 1").replace("threshold: 0.45", "threshold: 0.3")
+        changed = (POLICY % BUDGETS).replace("mini: 3, large: 1", "mini: 1, large: 1").replace("strong_share: 0.4", "strong_share: 0.3")
         await service.database.write(lambda connection: policy_store.add_version(connection, changed, source="api", author="test"))
         await service.gateway.policy.refresh()
         statuses += await ask(service, asked[middle:], keys)
@@ -154,7 +168,8 @@ async def test_decisions_made_again_under_their_own_version_are_identical(tmp_pa
         assert {record.policy_version for record in every} == {1, 2}
         assert all(record.policy_hash.startswith(record.decision.policy_version) for record in every)
         seen = {reason.partition(":")[0] for record in every for reason in record.decision.reasons}
-        assert seen >= {"rule", "weighted", "complexity", "pin", "lock", "fallback", "excluded", "on_budget_end"}
+        assert seen >= {"rule", "weighted", "complexity", "pin", "lock", "fallback", "excluded", "on_budget_end", "explore", "canary", "cheapest", "fastest"}
+        assert {True, False} == {record.decision.cascade is None for record in every} == {record.decision.ensemble is None for record in every}
         codes = {exclusion.code for record in every for exclusion in record.decision.excluded}
         assert codes >= {"budget", "clearance", "feature", "lock", "max_cost", "not_allowed", "unavailable"}
         await a_changed_decision_is_found(service, every[0])
@@ -194,6 +209,8 @@ limits: {models: {first: {rpm: 2}}, burst_s: 60}
 async def test_explain_says_what_then_happens(tmp_path: Path, database_url: str) -> None:
     """Nothing else is under way, and no breaker opens between the two: the same request with the same seed goes where it was said to go."""
     policy = (POLICY % BUDGETS).replace("failures: 3", "failures: 1000000").replace("limits: {models: {blind: {rpm: 600}}}\n", "")
+    policy = "".join(line for line in policy.splitlines(keepends=True) if "best_of" not in line and "cascade" not in line)  # which call others, too
+    policy = policy.replace(", fallback: {unavailable: [home]}", "")  # which is another order than the candidates'
     async with serving(policy, tmp_path, database_url=database_url) as service, aiohttp.ClientSession() as session:
         came: Counter[str] = Counter()
         keys = [service.key, service.other_key, await narrow_key(service)]

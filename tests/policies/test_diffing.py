@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from adapters.types import Capabilities
@@ -131,3 +132,11 @@ def test_the_texts_are_compared_too() -> None:
     assert shown.splitlines()[:2] == ["--- version 1", "+++ version 2"]
     assert "-b: 2\n+b: 3" in shown
     assert text_diff("a: 1\n", "a: 1\n", "x", "y") == ""
+
+
+def test_a_target_that_changes_moves_its_own_threshold_over_the_records() -> None:
+    aimed = OLD + "complexity: {weak: mini, strong: large, target: {strong_share: %s}}\n"
+    asked = [record(number, msgspec.structs.replace(CHAT, complexity=number % 100 / 100)) for number in range(1_000)]
+    found = compared(aimed % 0.3, *asked)
+    strong = sum(group.requests for group in found.groups if group.after == "large")
+    assert abs(strong / len(asked) - 0.3) <= 0.03

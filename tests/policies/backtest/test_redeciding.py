@@ -74,7 +74,6 @@ def test_deciding_again_does_not_depend_on_the_order_of_the_requests() -> None:
     assert [(move.before, move.after, move.requests) for move in one.moves] == [(move.before, move.after, move.requests) for move in other.moves]
 
 
-@pytest.mark.skipif("thresholds" not in State.__struct_fields__, reason="thresholds do not move here")
 def test_a_threshold_that_moved_holds_for_the_policy_it_moved_under_and_for_no_other() -> None:
     logged = world(threshold(0.6), 6, 200)
     moved = [
