@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 
@@ -136,7 +138,8 @@ def test_the_texts_are_compared_too() -> None:
 
 def test_a_target_that_changes_moves_its_own_threshold_over_the_records() -> None:
     aimed = OLD + "complexity: {weak: mini, strong: large, target: {strong_share: %s}}\n"
-    asked = [record(number, msgspec.structs.replace(CHAT, complexity=number % 100 / 100)) for number in range(1_000)]
+    chance = random.Random(1)
+    asked = [record(number, msgspec.structs.replace(CHAT, complexity=round(chance.random(), 4))) for number in range(1_000)]
     found = compared(aimed % 0.3, *asked)
     strong = sum(group.requests for group in found.groups if group.after == "large")
     assert abs(strong / len(asked) - 0.3) <= 0.03

@@ -124,6 +124,7 @@ def test_explain_says_where_a_request_goes_and_why(headgate: Command, tmp_path: 
     (tmp_path / "headgate.yaml").write_text(POLICY)
     done = headgate("policy", "explain", "Write a function that sorts a list in Python")
     assert (done.status, done.out.splitlines()[:2]) == (0, ["candidates: large", "  rule:code"])
+    assert "request: task code; language en; data class internal; input tokens 18; turns 1; complexity 0." in done.out
     assert headgate("policy", "explain", "Hello there", "--json").json["candidates"] == ["mini"]
     unknown = headgate("policy", "explain", "Hello", "--model", "gpt-0")
     assert unknown.status == 1
@@ -143,6 +144,8 @@ def test_the_embedded_policy_explains_why_a_provider_is_left_out(headgate: Comma
 def test_the_schema_for_editors_names_every_section(headgate: Command) -> None:
     schema = json.loads(headgate("policy", "schema").out)
     assert {"backends", "rules", "default", "moderation"} <= schema["$defs"]["PolicyFile"]["properties"].keys()
+    included = json.loads(headgate("policy", "schema", "--included").out)
+    assert included["$ref"] == "#/$defs/IncludedFile"
     assert {"const": "openai"} in [entry["properties"]["kind"] for name, entry in schema["$defs"].items() if name.startswith("backend-")]
 
 
