@@ -49,7 +49,7 @@ rules:
   - {name: names, when: {model: fast}, use: [broken, blind, mini], pin_fallback: true}
   - {name: hard, when: {min_complexity: 0.55}, use: [large, mini]}
   - {name: sums, when: {task: math}, use: [broken, mini]}
-complexity: {weak: mini, strong: large, target: {strong_share: 0.4}, explore: 0.6}
+complexity: {weak: mini, strong: large, target: {strong_share: 0.4}, explore: 1}
 cascade: {on: [mini], to: large, verify: [length, refusal], min_characters: 8}
 default: [blind, mini]
 fallback: [broken]
