@@ -72,8 +72,8 @@ QUESTIONS = st.sampled_from(
         "",
     ]
 )
-TAGS = ("kept", "tried", "cheap", "quick", "best")
-"""By each of which a rule of its own decides."""
+TAGS = ("kept", "tried", "cheap", "quick", "best", "other")
+"""By each of which a rule of its own decides, but for the last one."""
 
 BODIES = st.fixed_dictionaries(
     {
@@ -112,6 +112,8 @@ def bodies(count: int) -> list[dict[str, Any]]:
 
 
 def tagged(body: dict[str, Any], tag: str) -> dict[str, Any]:
+    if tag == "other":  # what complexity decides
+        return {"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}], "headgate": {"tags": [tag]}}
     return {**body, "model": "auto", "headgate": {**body.get("headgate", {}), "tags": [tag]}}
 
 
