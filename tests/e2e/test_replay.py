@@ -107,14 +107,16 @@ def bodies(count: int) -> list[dict[str, Any]]:
         found.append(body)
 
     collect()
-    chosen = itertools.islice(itertools.cycle(found), count)
-    return [body if number % 3 else tagged(body, TAGS[number // 3 % len(TAGS)]) for number, body in enumerate(chosen)]
+    return list(itertools.islice(itertools.cycle(found), count))
 
 
-def tagged(body: dict[str, Any], tag: str) -> dict[str, Any]:
-    if tag == "other":  # what complexity decides
-        return {"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}], "headgate": {"tags": [tag]}}
-    return {**body, "model": "auto", "headgate": {**body.get("headgate", {}), "tags": [tag]}}
+def tagged(count: int) -> list[dict[str, Any]]:
+    """Of each tag as many, the questions in turn."""
+    asked = ("What is the capital of France?", "A box has 12 pens and 7 are taken each day; how many are left after 3 days?")
+    return [
+        {"model": "auto", "messages": [{"role": "user", "content": text}], "stream": number % 2 == 0, "headgate": {"tags": [tag]}}
+        for number, (text, tag) in zip(range(count), itertools.cycle(itertools.product(asked, TAGS)), strict=False)
+    ]
 
 
 async def post(service: Service, session: aiohttp.ClientSession, path: str, body: dict[str, Any], key: str) -> tuple[int, str, Any]:
@@ -154,7 +156,7 @@ async def narrow_key(service: Service) -> str:
 @pytest.mark.timeout(1200 if LONG else 300)
 async def test_decisions_made_again_under_their_own_version_are_identical(tmp_path: Path, database_url: str) -> None:
     async with serving(POLICY % BUDGETS, tmp_path, database_url=database_url) as service:
-        asked, keys = bodies(REQUESTS), [service.key, service.other_key, await narrow_key(service)]
+        asked, keys = [*tagged(REQUESTS // 5), *bodies(REQUESTS)], [service.key, service.other_key, await narrow_key(service)]
         middle = len(asked) // 2
         statuses = await ask(service, asked[:middle], keys)
         changed = (POLICY % BUDGETS).replace("mini: 3, large: 1", "mini: 1, large: 1").replace("strong_share: 0.4", "strong_share: 0.3")
@@ -216,7 +218,7 @@ async def test_explain_says_what_then_happens(tmp_path: Path, database_url: str)
     async with serving(policy, tmp_path, database_url=database_url) as service, aiohttp.ClientSession() as session:
         came: Counter[str] = Counter()
         keys = [service.key, service.other_key, await narrow_key(service)]
-        for number, (body, key) in enumerate(zip(bodies(EXPLAINED), itertools.cycle(keys), strict=False)):
+        for number, (body, key) in enumerate(zip([*tagged(EXPLAINED // 5), *bodies(EXPLAINED)], itertools.cycle(keys), strict=False)):
             hints = {"seed": number, **body.get("headgate", {})}
             status, _, said = await post(service, session, "/v1/route/explain", {**body, "headgate": hints}, key)
             done, request_id, answer = await post(service, session, "/v1/chat/completions", {**body, "stream": False, "headgate": hints}, key)
