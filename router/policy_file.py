@@ -74,7 +74,7 @@ def problems_of(error: Exception) -> tuple[Problem, ...]:
 
 def told(problems: Sequence[Problem], most: int = 5) -> str:
     """The first problems in one line."""
-    shown = "; ".join(f"line {problem.line}, column {problem.column}: {problem}" for problem in problems[:most])
+    shown = "; ".join(f"{problem.file and f'{problem.file}, '}line {problem.line}, column {problem.column}: {problem}" for problem in problems[:most])
     return shown if len(problems) <= most else f"{shown}; and {len(problems) - most} more"
 
 

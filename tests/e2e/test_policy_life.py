@@ -147,7 +147,9 @@ async def test_the_status_tells_of_a_file_that_is_not_in_force(service: Service,
     write_status(tmp_path, FileStatus(path="/etc/headgate.yaml", hash="h", valid=False, problems=(problem,), version=1, at=1.0))
     await service.gateway._tell_policy()
     _, after = await call(service, "GET", "/admin/policy/status")
-    assert after["file"]["problems"] == [{"line": 3, "column": 5, "path": "rules[0].use", "message": "there is no backend 'nobody'", "suggestion": None}]
+    assert after["file"]["problems"] == [
+        {"line": 3, "column": 5, "path": "rules[0].use", "message": "there is no backend 'nobody'", "suggestion": None, "file": ""}
+    ]
     _, metrics = await call(service, "GET", "/metrics")
     assert "headgate_policy_file_valid 0.0" in metrics
     assert "headgate_policy_version 1.0" in metrics
@@ -167,8 +169,9 @@ async def test_an_embedding_is_recorded_but_for_confidential_data(service: Servi
     prepare = Exchange.prepare
 
     async def embedded(self: Exchange, **options: Any) -> Decision:
+        decision = await prepare(self, **options)
         self.embedding = b"\x00\x3c\x00\xbc"
-        return await prepare(self, **options)
+        return decision
 
     monkeypatch.setattr(Exchange, "prepare", embedded)
     for data_class in ("internal", "confidential", "restricted"):

@@ -58,7 +58,7 @@ tenants:
   acme: {budget_usd: {month: %s}, on_budget_end: spare}
   globex: {budget_usd: {per_key: {day: %s}}}
 """
-BUDGETS = (0.5, 0.2) if LONG else (0.02, 0.004)
+BUDGETS = (0.5, 0.2) if LONG else (0.03, 0.004)
 """Of which some of the requests use up all."""
 
 QUESTIONS = st.sampled_from(
@@ -111,12 +111,9 @@ def bodies(count: int) -> list[dict[str, Any]]:
 
 
 def tagged(count: int) -> list[dict[str, Any]]:
-    """Of each tag as many, the questions in turn."""
-    asked = ("What is the capital of France?", "A box has 12 pens and 7 are taken each day; how many are left after 3 days?")
-    return [
-        {"model": "auto", "messages": [{"role": "user", "content": text}], "stream": number % 2 == 0, "headgate": {"tags": [tag]}}
-        for number, (text, tag) in zip(range(count), itertools.cycle(itertools.product(asked, TAGS)), strict=False)
-    ]
+    """As many for each tag, before the budgets are used up; of the one that no rule names, what complexity decides."""
+    asked = {"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    return [{**asked, "stream": number % 2 == 0, "headgate": {"tags": [tag]}} for tag in reversed(TAGS) for number in range(count // len(TAGS))]
 
 
 async def post(service: Service, session: aiohttp.ClientSession, path: str, body: dict[str, Any], key: str) -> tuple[int, str, Any]:
@@ -156,7 +153,7 @@ async def narrow_key(service: Service) -> str:
 @pytest.mark.timeout(1200 if LONG else 300)
 async def test_decisions_made_again_under_their_own_version_are_identical(tmp_path: Path, database_url: str) -> None:
     async with serving(POLICY % BUDGETS, tmp_path, database_url=database_url) as service:
-        asked, keys = [*tagged(REQUESTS // 5), *bodies(REQUESTS)], [service.key, service.other_key, await narrow_key(service)]
+        asked, keys = [*tagged(REQUESTS // 3), *bodies(REQUESTS)], [service.key, service.other_key, await narrow_key(service)]
         middle = len(asked) // 2
         statuses = await ask(service, asked[:middle], keys)
         changed = (POLICY % BUDGETS).replace("mini: 3, large: 1", "mini: 1, large: 1").replace("strong_share: 0.4", "strong_share: 0.3")

@@ -17,14 +17,14 @@ from sqlalchemy import insert, select
 from adapters.errors import BackendUnavailable
 from policies.complexity import Pair, features_of, fit
 from policies.complexity.gate import Verdict
-from policies.complexity.head import Head
+from policies.complexity.head import Head, space_of
 from policies.complexity.measures import Measured
 from retrieval.values import SearchRequest, SearchResult
 from router.audit.log import SYSTEM, AuditLog
 from router.audit.paths import replay
 from router.audit.tables import audit_log, decisions
 from router.compute.protocol import Embeddings
-from router.heads import FOLDER, heads, newest, record
+from router.heads import FOLDER, SPACE, TEXT_FEATURES, heads, newest, record
 from router.tables import metadata
 from tests.fakes.embedder import HashEmbedder
 from tests.router.cli.kit import Command, headgate  # noqa: F401
@@ -41,6 +41,7 @@ complexity: {weak: mini, strong: large, threshold: 0.5}
 default: mini
 fallback: []
 """
+COLUMNS = "request_id, tenant, created_at, expires_at, features, embedding, weak_backend, strong_backend, weak_score, strong_score, judge, cost"
 TARGET = POLICY.replace("threshold: 0.5", "target: {strong_share: 0.3}")
 
 
@@ -238,18 +239,13 @@ def test_calibrating_learns_from_logged_pairs_promotes_and_withdraws(headgate: C
     home = tmp_path / "var"
     random = np.random.default_rng(1)
     with closing(sqlite3.connect(home / "headgate.db")) as connection:
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS routing_pairs (tenant TEXT, request_id TEXT, created_at REAL, features TEXT, embedding BLOB, weak_backend TEXT,"
-            " strong_backend TEXT, weak_score REAL, strong_score REAL, judge TEXT)"
-        )
-        for n in range(200):
+        for n in range(210):  # of the last ten, none can be learnt from
             vector = random.normal(0, 1, 8)
             vector[0] = 3 if n % 2 else -3
             half = (vector / np.linalg.norm(vector)).astype(np.float16).tobytes()
-            numbers = json.dumps(features_of("What about it, then?"))
-            values = ("acme", f"r{n}", float(n), numbers, half, "mini", "large", float(n % 2), 1.0, "judge")
-            connection.execute("INSERT INTO routing_pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-        connection.execute("INSERT INTO routing_pairs (tenant, request_id, created_at, features, weak_score) VALUES ('acme', 'x', 1, '[1]', 0)")
+            known = {TEXT_FEATURES: features_of("What about it, then?"), SPACE: "another embedder" if n >= 200 else space_of(None)}
+            values = (f"r{n}", "acme", float(n), 1e12, json.dumps(known), None if n == 200 else half, "mini", "large", float(n % 2), 1.0, "judge", 0)
+            connection.execute(f"INSERT INTO routing_pairs ({COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - names of our own
         connection.commit()
     dry = headgate("policy", "calibrate", "--tenant", "acme", "--dry-run", "--json").json
     assert (dry["promoted"], dry["pairs"]) == (True, 200)
