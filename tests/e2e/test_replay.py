@@ -26,7 +26,7 @@ from router.tables import ledger
 from tests.conftest import LONG
 from tests.serving import SECRET, Service, serving
 
-REQUESTS = 10_000 if LONG else 300
+REQUESTS = 10_000 if LONG else 400
 EXPLAINED = 1_000 if LONG else 100
 
 POLICY = """
@@ -58,7 +58,7 @@ tenants:
   acme: {budget_usd: {month: %s}, on_budget_end: spare}
   globex: {budget_usd: {per_key: {day: %s}}}
 """
-BUDGETS = (0.5, 0.2) if LONG else (0.03, 0.004)
+BUDGETS = (0.5, 0.2) if LONG else (0.02, 0.004)
 """Of which some of the requests use up all."""
 
 QUESTIONS = st.sampled_from(
